@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 
 class UserError(ValueError):
-    """Something that a user can act on: it names the file, row or option, what was found, what was expected, the fix."""
+    """Something a user can act on: it names the file, row or option, what was found, what was expected, the fix."""
 
 
 def run_script(main: Callable[[], int | None]) -> None:

@@ -1,4 +1,4 @@
-"""Options of every script: one dataclass, filled from its defaults, then `--config recipe.yaml`, then the command line."""
+"""Options of every script: a dataclass filled from its defaults, then `--config recipe.yaml`, then the command line."""
 
 import argparse
 import dataclasses
@@ -108,6 +108,8 @@ def _apply_recipe(recipe: Path, parser: argparse.ArgumentParser) -> None:
     for key, value in content.items():
         if key not in actions:
             raise UserError(f"{recipe}: unknown option {key!r}." + _nearest(str(key), actions))
+        if value is None:  # an empty value chooses nothing: the default stays
+            continue
         action = actions[key]
         if isinstance(value, dict) or (isinstance(value, list) and action.nargs != "+"):
             raise UserError(f"{recipe}: {key!r} is {value!r}; expected one value.")
@@ -115,13 +117,11 @@ def _apply_recipe(recipe: Path, parser: argparse.ArgumentParser) -> None:
             items = [_checked(parser, action, item) for item in (value if isinstance(value, list) else [value])]
         except argparse.ArgumentError as error:
             raise UserError(f"{recipe}: {key!r} is {value!r}: {error.message}.") from None
-        parser.set_defaults(**{key: items if action.nargs == "+" and value is not None else items[0]})
+        parser.set_defaults(**{key: items if action.nargs == "+" else items[0]})
         action.required = False
 
 
 def _checked(parser: argparse.ArgumentParser, action: argparse.Action, item: Any) -> Any:
-    if item is None:  # an empty YAML value: nothing was chosen
-        return None
     # YAML reads `yes` as a truth value and 1e-4 as a text; as words both mean what they mean on the command line.
     value = parser._get_value(action, str(item).lower() if isinstance(item, bool) else str(item))
     parser._check_value(action, value)

@@ -1,0 +1,1 @@
+"""The network: opening and converting checkpoints, conditioning, a tiny model."""

@@ -1,0 +1,252 @@
+"""Opening an ACE-Step 1.5 checkpoint, component by component, from any of its layouts."""
+
+import hashlib
+import json
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from acestep.errors import UserError
+from acestep.models.configs import component_configs, is_xl
+from acestep.models.layout import Layout, find_layout, read_json
+from acestep.models.names import diffusers_name
+from acestep.models.timbre import add_timbre_token
+from acestep.models.weights import NamedWeights, WeightFile, check_weights, load_weights, report_keys
+
+SILENCE = "silence_latent"
+SILENCE_FRAMES = 15000  # ten minutes; diffusers' condition encoder has a buffer of this length
+
+
+class Checkpoint:
+    """A model in diffusers' or the original layout, on disk or on the Hub; a component is read when it is asked for.
+
+    Args:
+        name: folder or Hub id (`--pretrained_model_name_or_path`).
+        variant, bundle, revision: see `acestep.models.layout.find_layout`.
+
+    Raises:
+        UserError: whenever something is missing or does not fit; the text says what was looked for.
+    """
+
+    def __init__(self, name: str, variant: str | None = None, bundle: str | None = None, revision: str | None = None):
+        self.layout: Layout = find_layout(str(name), variant, bundle, revision)
+
+    @property
+    def name(self) -> str:
+        """What a person calls it: the Hub id or the folder, with the variant inside a bundle."""
+        parts = [self.layout.repository.name, self.layout.variant_folder]
+        return "/".join(part for part in parts if part)
+
+    @property
+    def commit(self) -> str | None:
+        """The Hub commit that was opened; None for a folder on disk."""
+        return self.layout.repository.commit
+
+    @cached_property
+    def configs(self) -> dict[str, dict[str, Any]]:
+        """Constructor arguments of the four components that differ between the layouts."""
+        if self.layout.kind == "original":
+            path = self.layout.component("transformer") / "config.json"
+            return component_configs(read_json(path), path)
+        # Only the configurations: the weights beside them are not downloaded for this.
+        names = ("transformer", "condition_encoder", "audio_tokenizer", "audio_token_detokenizer")
+        root = self.layout.repository.fetch(*(f"{name}/config.json" for name in names))
+        present = [name for name in names if (root / name / "config.json").is_file()]
+        if "transformer" not in present:
+            raise UserError(f"{self.name}: has no transformer/config.json.")
+        return {name: read_json(root / name / "config.json") for name in present}
+
+    @property
+    def transformer_config(self) -> dict[str, Any]:
+        return self.configs["transformer"]
+
+    @property
+    def is_turbo(self) -> bool:
+        """Whether guidance is distilled into the weights (the turbo models): no guidance, eight steps."""
+        config = self.transformer_config
+        return bool(config.get("is_turbo")) or "turbo" in str(config.get("model_version") or "")
+
+    @property
+    def is_xl(self) -> bool:
+        return is_xl(self.transformer_config)
+
+    def timestep_law(self) -> tuple[float, float]:
+        """Mean and standard deviation of the normal draws behind the timestep; all releases have (-0.4, 1.0)."""
+        config: dict[str, Any] = {}
+        if self.layout.kind == "original":  # diffusers' configuration has no place for them
+            config = read_json(self.layout.component("transformer") / "config.json")
+        return float(config.get("timestep_mu", -0.4)), float(config.get("timestep_sigma", 1.0))
+
+    def transformer(self, dtype: torch.dtype | None = None) -> nn.Module:
+        """The DiT, an `AceStepTransformer1DModel` on the CPU; None keeps the stored dtype."""
+        from diffusers import AceStepTransformer1DModel
+
+        return self._load("transformer", AceStepTransformer1DModel, dtype)
+
+    def condition_encoder(self, dtype: torch.dtype | None = None) -> nn.Module:
+        """The `AceStepConditionEncoder`, with XL's timbre token where the original has it."""
+        from diffusers.pipelines.ace_step import AceStepConditionEncoder
+
+        encoder = self._load("condition_encoder", AceStepConditionEncoder, dtype)
+        if self.is_xl:
+            add_timbre_token(encoder)
+        return encoder
+
+    def audio_tokenizer(self, dtype: torch.dtype | None = None) -> nn.Module:
+        """The 5 Hz `AceStepAudioTokenizer`."""
+        from diffusers.pipelines.ace_step import AceStepAudioTokenizer
+
+        return self._load("audio_tokenizer", AceStepAudioTokenizer, dtype)
+
+    def audio_token_detokenizer(self, dtype: torch.dtype | None = None) -> nn.Module:
+        """The `AceStepAudioTokenDetokenizer`, 5 Hz codes back to 25 Hz hints."""
+        from diffusers.pipelines.ace_step import AceStepAudioTokenDetokenizer
+
+        return self._load("audio_token_detokenizer", AceStepAudioTokenDetokenizer, dtype)
+
+    def vae(self, dtype: torch.dtype | None = None) -> nn.Module:
+        """The `AutoencoderOobleck`."""
+        from diffusers import AutoencoderOobleck
+
+        folder = self.layout.component("vae")
+        source = WeightFile(folder, "diffusion_pytorch_model")
+        weights = NamedWeights(source, {name: name for name in source})
+        return _build(AutoencoderOobleck, read_json(folder / "config.json"), weights, str(folder), dtype)
+
+    def text_encoder(self, dtype: torch.dtype | None = None) -> nn.Module:
+        """The Qwen3-Embedding text encoder."""
+        from transformers import AutoModel
+
+        folder = self.layout.component("text_encoder")
+        WeightFile(folder, "model")  # a clear word about missing or broken files before transformers looks
+        model, found = AutoModel.from_pretrained(
+            folder, dtype=dtype or "auto", use_safetensors=True, output_loading_info=True, local_files_only=True
+        )
+        report_keys(
+            str(folder),
+            missing=sorted(found["missing_keys"]),
+            unknown=sorted(found["unexpected_keys"]),
+            wrong_shape=sorted(str(key) for key in found["mismatched_keys"]),
+        )
+        return model.eval().requires_grad_(False)
+
+    def tokenizer(self) -> Any:
+        """The text encoder's tokenizer."""
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.layout.component("tokenizer"), local_files_only=True)
+
+    def scheduler(self) -> Any:
+        """The flow-matching scheduler that the pipeline feeds with timesteps in 0 to 1."""
+        from diffusers import FlowMatchEulerDiscreteScheduler
+
+        if self.layout.kind == "diffusers":
+            folder = self.layout.component("scheduler")
+            return FlowMatchEulerDiscreteScheduler.from_config(read_json(folder / "scheduler_config.json"))
+        return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1, shift=1.0)
+
+    def silence_latent(self) -> torch.Tensor:
+        """The VAE's latent of silence, `[1, 15000, channels]` in the stored dtype; a shorter one is repeated."""
+        if self.layout.kind == "original":
+            path = self.layout.component("transformer") / f"{SILENCE}.pt"
+            if not path.is_file():
+                raise UserError(f"{path}: is missing; it comes with the model's weights.")
+            silence = torch.load(path, map_location="cpu", weights_only=True).transpose(1, 2)
+        else:
+            silence = self.weights("condition_encoder")[SILENCE]
+        # The pipeline repeats a short one in the same way, so nothing changes but the place where it is done.
+        return silence.repeat(1, -(-SILENCE_FRAMES // silence.shape[1]), 1)[:, :SILENCE_FRAMES].contiguous()
+
+    def null_condition(self) -> torch.Tensor:
+        """The learned condition of guidance and dropout, `[1, 1, D]`, without opening the condition encoder."""
+        return self.weights("condition_encoder")["null_condition_emb"]
+
+    def weights(self, component: str) -> NamedWeights:
+        """A component's weights by their diffusers names, not yet read (VAE and text encoder excepted)."""
+        folder = self.layout.component(component)
+        if self.layout.kind == "diffusers":
+            source = WeightFile(folder, "diffusion_pytorch_model")
+            return NamedWeights(source, {name: name for name in source})
+        source = WeightFile(folder, "model")
+        named = {original: diffusers_name(original) for original in source}
+        report_keys(str(folder), unknown=[original for original, found in named.items() if found is None])
+        return NamedWeights(
+            source, {found[1]: original for original, found in named.items() if found and found[0] == component}
+        )
+
+    def fingerprint(self, component: str) -> str:
+        """A short hash of a component's weights and of the configuration that changes what it computes.
+
+        It is the same for both layouts and for a float32 and a bf16 copy: values are compared as bf16. Of each tensor
+        some values from three rows are taken, so that it costs no reading of gigabytes.
+
+        Args:
+            component: `vae`, `text_encoder`, `condition_encoder` (with the silence latent) or `transformer`.
+        """
+        digest = hashlib.sha256()
+        if component in ("vae", "text_encoder"):
+            folder = self.layout.component(component)
+            source = WeightFile(folder, "diffusion_pytorch_model" if component == "vae" else "model")
+            weights = NamedWeights(source, {name: name for name in source})
+        else:
+            weights = self.weights(component)
+            digest.update(json.dumps([self.transformer_config["sliding_window"], self.is_xl]).encode())
+        for name in sorted(weights):
+            if name != SILENCE:
+                digest.update(f"{name}{list(weights.shape(name))}".encode())
+                digest.update(_bf16_bytes(weights.sample(name)))
+        if component == "condition_encoder":
+            digest.update(_bf16_bytes(self.silence_latent()))
+        return digest.hexdigest()[:16]
+
+    def pipeline(self, dtype: torch.dtype | None = None) -> Any:
+        """The whole `AceStepPipeline` on the CPU, XL's timbre token included."""
+        from diffusers import AceStepPipeline
+
+        extra = {
+            name: getattr(self, name)(dtype) if name in self.configs else None
+            for name in ("audio_tokenizer", "audio_token_detokenizer")
+        }
+        return AceStepPipeline(
+            vae=self.vae(dtype),
+            text_encoder=self.text_encoder(dtype),
+            tokenizer=self.tokenizer(),
+            transformer=self.transformer(dtype),
+            condition_encoder=self.condition_encoder(dtype),
+            scheduler=self.scheduler(),
+            **extra,
+        )
+
+    def _load(self, component: str, model_class: Any, dtype: torch.dtype | None) -> nn.Module:
+        if component not in self.configs:
+            raise UserError(f"{self.name}: has no {component}.")
+        given = {SILENCE: self.silence_latent()} if component == "condition_encoder" else {}
+        weights = self.weights(component)
+        where = f"{self.name} ({component})"
+        return _build(model_class, self.configs[component], weights, where, dtype, given)
+
+
+def _build(
+    model_class: Any,
+    config: dict[str, Any],
+    weights: NamedWeights,
+    where: str,
+    dtype: torch.dtype | None,
+    given: dict[str, torch.Tensor] | None = None,
+) -> nn.Module:
+    """A model with its weights in place, checked, in evaluation mode and without gradients."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):  # buffers hold constants that no file has
+        model = model_class.from_config(config)
+    given = given or {}
+    check_weights(model, weights, where, given=tuple(given))
+    load_weights(model, weights, dtype)
+    load_weights(model, given, dtype)
+    return model.eval().requires_grad_(False)
+
+
+def _bf16_bytes(tensor: torch.Tensor) -> bytes:
+    return tensor.contiguous().to(torch.bfloat16).view(torch.uint8).numpy().tobytes()

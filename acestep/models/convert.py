@@ -1,0 +1,146 @@
+"""Writing a checkpoint in diffusers' layout, one tensor in memory at a time."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from acestep.errors import UserError
+from acestep.models.checkpoint import SILENCE, Checkpoint
+from acestep.models.layout import read_json
+from acestep.models.weights import NamedWeights, WeightFile, check_weights, write_safetensors
+
+CONVERTED = ("transformer", "condition_encoder", "audio_tokenizer", "audio_token_detokenizer")
+
+
+def convert_checkpoint(
+    checkpoint: Checkpoint, output_dir: Path, dtype: torch.dtype | None = None, report: Callable[[str], None] = print
+) -> None:
+    """Write all components and `model_index.json`, so that `AceStepPipeline.from_pretrained(output_dir)` opens them.
+
+    The folder appears whole or not at all.
+
+    Args:
+        dtype: of all floating-point weights; None keeps the stored ones.
+        report: called with the name of each component when it is written.
+
+    Raises:
+        UserError: when `output_dir` exists and is not empty, or the checkpoint is not whole.
+    """
+    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+        raise UserError(f"--output_dir {output_dir}: is there already and not empty. Choose another or remove it.")
+    output_dir.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=output_dir.parent, prefix=f".{output_dir.name}-"))
+    try:
+        for component in ("vae", "text_encoder"):
+            report(component)
+            _copy_component(checkpoint, component, staging / component, dtype)
+        report("tokenizer")
+        _copy_tokenizer(checkpoint, staging / "tokenizer")
+        checkpoint.scheduler().save_config(staging / "scheduler")
+        for component in CONVERTED:
+            if component in checkpoint.configs:
+                report(component)
+                _convert_component(checkpoint, component, staging / component, dtype)
+        _write_index(checkpoint, staging)
+        staging.chmod(0o755)  # temporary folders are private
+        if output_dir.exists():
+            output_dir.rmdir()
+        staging.rename(output_dir)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+class _WithSilence(NamedWeights):
+    """The condition encoder's weights and the silence latent, in an original checkpoint a file of its own."""
+
+    def __init__(self, weights: NamedWeights, silence: torch.Tensor):
+        names = {name: original for name, original in weights.names.items() if name != SILENCE}
+        super().__init__(weights.source, {**names, SILENCE: SILENCE})
+        self.silence = silence
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self.silence if name == SILENCE else super().__getitem__(name)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self.silence.shape) if name == SILENCE else super().shape(name)
+
+    def sample(self, name: str) -> torch.Tensor:
+        return self.silence.reshape(-1)[:1] if name == SILENCE else super().sample(name)
+
+
+def _convert_component(checkpoint: Checkpoint, component: str, folder: Path, dtype: torch.dtype | None) -> None:
+    model = _meta_model(checkpoint, component)
+    weights = checkpoint.weights(component)
+    if component == "condition_encoder":
+        weights = _WithSilence(weights, checkpoint.silence_latent())
+    check_weights(model, weights, f"{checkpoint.name} ({component})")
+    model.save_config(folder)
+    write_safetensors(folder / "diffusion_pytorch_model.safetensors", weights, dtype)
+
+
+def _copy_component(checkpoint: Checkpoint, component: str, folder: Path, dtype: torch.dtype | None) -> None:
+    """VAE and text encoder have the same names in both layouts."""
+    source = checkpoint.layout.component(component)
+    stem = "diffusion_pytorch_model" if component == "vae" else "model"
+    weights = WeightFile(source, stem)
+    config = read_json(source / "config.json")
+    if dtype is not None and component == "text_encoder":
+        config.pop("torch_dtype", None)
+        config["dtype"] = str(dtype).removeprefix("torch.")
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_safetensors(folder / f"{stem}.safetensors", NamedWeights(weights, {name: name for name in weights}), dtype)
+
+
+def _copy_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
+    source = checkpoint.layout.component("tokenizer")
+    folder.mkdir()
+    for path in sorted(source.iterdir()):
+        # an original bundle keeps the text encoder's configuration in the same folder
+        of_encoder = path.name in ("config.json", "generation_config.json") or ".safetensors" in path.name
+        if path.suffix in (".json", ".txt", ".jinja") and not of_encoder:
+            shutil.copyfile(path, folder / path.name)
+
+
+def _meta_model(checkpoint: Checkpoint, component: str) -> torch.nn.Module:
+    from accelerate import init_empty_weights
+    from diffusers import AceStepTransformer1DModel
+    from diffusers.pipelines.ace_step import (
+        AceStepAudioTokenDetokenizer,
+        AceStepAudioTokenizer,
+        AceStepConditionEncoder,
+    )
+
+    classes = {
+        "transformer": AceStepTransformer1DModel,
+        "condition_encoder": AceStepConditionEncoder,
+        "audio_tokenizer": AceStepAudioTokenizer,
+        "audio_token_detokenizer": AceStepAudioTokenDetokenizer,
+    }
+    with init_empty_weights(include_buffers=True):
+        return classes[component].from_config(checkpoint.configs[component])
+
+
+def _write_index(checkpoint: Checkpoint, folder: Path) -> None:
+    """`model_index.json`, written by the pipeline class itself from components without weights."""
+    from accelerate import init_empty_weights
+    from diffusers import AceStepPipeline, AutoencoderOobleck
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+    with init_empty_weights(include_buffers=True):
+        vae = AutoencoderOobleck.from_config(AutoencoderOobleck.load_config(folder / "vae"))
+        text_encoder = AutoModel.from_config(AutoConfig.from_pretrained(folder / "text_encoder"))
+    components = {name: _meta_model(checkpoint, name) if name in checkpoint.configs else None for name in CONVERTED}
+    pipeline = AceStepPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=AutoTokenizer.from_pretrained(folder / "tokenizer"),
+        scheduler=checkpoint.scheduler(),
+        **components,
+    )
+    pipeline.save_config(folder)
