@@ -1,0 +1,119 @@
+"""Opening audio files, by libsndfile where it can, else by torchaudio with torchcodec; and what they promise."""
+
+import importlib.util
+import math
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import soundfile
+
+from acestep.errors import UserError
+from acestep.songs.chunks import chunk_damage
+from acestep.songs.mpeg import mpeg_damage, mpeg_warnings, walk
+from acestep.songs.ogg import ogg_damage
+
+SAMPLE_RATE = 48000
+# Resampling between rates with hardly a common divisor (44099 and 48000) takes a filter of gigabytes.
+_MAX_FILTER_TAPS = 2**25
+_NEEDS_CODEC = (".m4a", ".aac", ".wma", ".m4b", ".mp4", ".webm", ".caf")
+_KINDS = {  # libsndfile's format or subtype: what people call it, the suffixes it goes by
+    "WAV": ("WAV", (".wav",)),
+    "WAVEX": ("WAV", (".wav",)),
+    "RF64": ("WAV", (".wav",)),
+    "FLAC": ("FLAC", (".flac",)),
+    "AIFF": ("AIFF", (".aiff", ".aif", ".aifc")),
+    "CAF": ("CAF", (".caf",)),
+    "W64": ("Wave64", (".w64",)),
+    "OPUS": ("Opus", (".opus", ".ogg")),
+    "OGG": ("Ogg", (".ogg", ".opus")),
+    "MP3": ("MP3", (".mp3",)),
+}
+
+
+class Audio(Protocol):
+    """What `soundfile.SoundFile` offers and this package uses."""
+
+    samplerate: int
+    channels: int
+    frames: int
+    format: str
+    subtype: str
+
+    def read(self, frames: int, dtype: str, always_2d: bool) -> np.ndarray: ...
+    def __enter__(self) -> "Audio": ...
+    def __exit__(self, *exception: object) -> None: ...
+
+
+def open_audio(path: Path) -> Audio:
+    """Open a file for reading.
+
+    Raises:
+        UserError: nothing that is installed decodes it; the message continues "song.m4a ...".
+    """
+    try:
+        return soundfile.SoundFile(path)
+    except (soundfile.LibsndfileError, RuntimeError, ValueError) as error:
+        if path.suffix.lower() not in _NEEDS_CODEC:
+            raise UserError(
+                f"cannot be decoded ({str(error).split(': ')[-1].rstrip('.')}). "
+                f'Get an undamaged copy, or convert it: ffmpeg -i "{path.name}" "{path.stem}.flac"'
+            ) from error
+    if importlib.util.find_spec("torchcodec") is None:
+        raise UserError(
+            f'cannot be decoded by libsndfile. Convert it (ffmpeg -i "{path.name}" "{path.stem}.flac") '
+            'or install torchcodec and FFmpeg: pip install "acestep-lora[torchcodec]"'
+        )
+    from acestep.songs.codec_audio import CodecAudio
+
+    return CodecAudio(path)
+
+
+def check_size(audio: Audio, max_bytes: float) -> None:
+    """Raise UserError where decoding, or resampling, would take too much memory."""
+    seconds = audio.frames / audio.samplerate
+    decoded = max(audio.frames * audio.channels, seconds * SAMPLE_RATE * 2) * 4
+    if decoded > max_bytes:
+        raise UserError(
+            f"would decode to {decoded / 1e9:.1f} GB ({seconds / 60:.0f} minutes); at most {max_bytes / 1e9:g} GB are "
+            "allowed. Cut it into songs, or raise --max_decoded_gb."
+        )
+    common = math.gcd(audio.samplerate, SAMPLE_RATE)
+    if (audio.samplerate // common) * (SAMPLE_RATE // common) > _MAX_FILTER_TAPS:
+        raise UserError(
+            f"has a sample rate of {audio.samplerate} Hz, which cannot be resampled to {SAMPLE_RATE} Hz in "
+            "reasonable memory. Convert it: ffmpeg -i in -ar 48000 out.flac"
+        )
+
+
+def damage(path: Path) -> list[str]:
+    """Check a file's structure by its first bytes, whatever its name; return warnings.
+
+    Raises:
+        UserError: it is cut or damaged.
+    """
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if magic == b"OggS":
+        found, warnings = ogg_damage(path.read_bytes()), []
+    elif magic in (b"RIFF", b"RF64", b"RIFX", b"FORM"):
+        found, warning = chunk_damage(path)
+        warnings = [warning] if warning else []
+    elif magic[:3] == b"ID3" or magic[:1] == b"\xff" or path.suffix.lower() == ".mp3":
+        content = path.read_bytes()
+        stream = walk(content)
+        if stream.audio.startswith((b"fLaC", b"RIFF", b"OggS")):
+            return []
+        found, warnings = mpeg_damage(stream), mpeg_warnings(stream)
+    else:
+        found, warnings = None, []
+    if found:
+        raise UserError(found)
+    return warnings
+
+
+def shown_kind(audio: Audio) -> tuple[str, tuple[str, ...]]:
+    """Return what the content is called, and the suffixes it goes by (none where they say little)."""
+    if audio.format == "OGG":
+        return _KINDS["OPUS" if audio.subtype == "OPUS" else "OGG"]
+    return _KINDS.get(audio.format, (audio.format, ()))
