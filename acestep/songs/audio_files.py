@@ -26,7 +26,7 @@ _KINDS = {  # libsndfile's format or subtype: what people call it, the suffixes 
     "CAF": ("CAF", (".caf",)),
     "W64": ("Wave64", (".w64",)),
     "OPUS": ("Opus", (".opus", ".ogg")),
-    "OGG": ("Ogg", (".ogg", ".opus")),
+    "OGG": ("Ogg", (".ogg",)),
     "MP3": ("MP3", (".mp3",)),
 }
 

@@ -11,6 +11,7 @@ QUIET_WINDOW = 1e-3  # -60 dBFS
 LONG_SILENCE_SECONDS = 5.0
 LOW_LEVEL_RMS = 0.01  # -40 dBFS
 DROPOUT_SECONDS = 0.02
+CLICK = 0.004  # -48 dBFS
 _FFT = 4096
 
 
@@ -85,7 +86,7 @@ class Meter:
         loudest = np.pad(loudest, (0, -len(loudest) % self._window))
         self._windows.append(loudest.reshape(-1, self._window).max(axis=1))
         mono = block.mean(axis=1)
-        measures.clicks += _clicks(mono)
+        measures.clicks += sum(_clicks(channel) for channel in block.T)
         # A second of each block says enough about the spectrum.
         for start in range(0, min(len(mono) - _FFT + 1, self._rate), _FFT):
             self._power += np.square(np.abs(np.fft.rfft(mono[start : start + _FFT] * self._taper)))
@@ -154,13 +155,13 @@ def _silence_warnings(peaks: np.ndarray) -> list[str]:
     return warnings
 
 
-def _clicks(mono: np.ndarray) -> int:
+def _clicks(channel: np.ndarray) -> int:
     """Count samples that lie far off the line between their neighbours while all around them lies near it."""
-    if len(mono) < 16:
+    if len(channel) < 20:
         return 0
-    bend = mono[1:-1] - (mono[:-2] + mono[2:]) / 2
+    bend = channel[1:-1] - (channel[:-2] + channel[2:]) / 2
     size = np.abs(bend)
-    candidates = np.flatnonzero(size > 0.05)
+    candidates = np.flatnonzero(size > CLICK)
     candidates = candidates[(candidates >= 8) & (candidates < len(bend) - 8)]
     if not len(candidates):
         return 0

@@ -11,9 +11,10 @@ from acestep.songs.folder import AUDIO_SUFFIXES, Folder, list_folder, printable
 from acestep.songs.merge import Fields, read_fields
 from acestep.songs.probe import Probe, probe
 from acestep.songs.segments import cut_song
-from acestep.songs.sidecars import SidecarIndex
+from acestep.songs.sidecars import SidecarIndex, parse_json
 from acestep.songs.song import Scan, SkippedSong, Song
 from acestep.songs.song_options import SongOptions
+from acestep.songs.text_files import read_text
 from acestep.songs.workers import run_in_workers
 
 DURATION_RANGE = (10.0, 600.0)  # what the model was made for
@@ -114,12 +115,23 @@ def _warn_of_duration(song: Song) -> None:
         song.warnings.append(f"lasts {song.duration:.1f} s; the model was made for {low:g} to {high:g} s")
 
 
+def _is_dataset_json(path: Path) -> bool:
+    try:
+        content = parse_json(read_text(path), path.name, [])
+    except UserError:
+        return False
+    return isinstance(content, dict) and isinstance(content.get("samples"), list)
+
+
 def _add_notes(scan: Scan, folder: Folder, sidecars: SidecarIndex, unused: Counter[str]) -> None:
     if unused:
         keys = ", ".join(f"{key} ({count})" for key, count in sorted(unused.items()))
         scan.notes.append(printable(f"JSON keys that mean nothing here, not used: {keys}"))
     for name in sorted(sidecars.unused):
-        scan.notes.append(printable(f"{name} belongs to no song. Name it like the audio file, or remove it."))
+        advice = "Name it like the audio file, or remove it."
+        if name.lower().endswith(".json") and _is_dataset_json(folder.root / name):
+            advice = "It is a dataset of the original tool: take it in with inspect_dataset.py --import_json."
+        scan.notes.append(printable(f"{name} belongs to no song. {advice}"))
     stems = Counter(audio.rsplit(".", 1)[0] for audio in folder.audio)
     for stem, count in sorted(stems.items()):
         if count > 1:

@@ -55,7 +55,8 @@ class Reading:
             self.values[target] = value
 
     def _unknown(self, key: str, name: str, where: str) -> None:
-        close = get_close_matches(name, FIELD_OF_NAME, n=1, cutoff=0.8)
+        close = [known for known in FIELD_OF_NAME if sorted(known) == sorted(name)]  # "bmp"
+        close = close or get_close_matches(name, FIELD_OF_NAME, n=1, cutoff=0.8)
         if close:
             self.warnings.append(f'{where}: unknown key {show(key)}, not used. Did you mean "{close[0]}"?')
         else:
@@ -154,15 +155,15 @@ def looks_like_key_values(text: str) -> bool:
 
 
 def looks_like_caption(text: str) -> bool:
-    """Whether a text reads as a description of music: one or two long lines, or a list of comma-separated terms."""
+    """Whether a text reads as a description of music: one long line, or a line or two of comma-separated terms."""
     lines = [line for line in text.split("\n") if line.strip()]
     sung = sung_lines(text)
     if len(lines) > 2 or not sung or len(sung) < len(lines):
         return False
     terms = [term for line in sung for term in re.split(r"[,;]", line) if term.strip()]
     words = sum(len(line.split()) for line in sung)
-    is_list = len(terms) >= 3 and words / len(terms) <= 4
-    return is_list or words >= 12
+    is_list = len(terms) >= 3 * len(lines) and words / len(terms) <= 4
+    return is_list or (len(lines) == 1 and words >= 12)
 
 
 def _kind(content: object) -> str:
