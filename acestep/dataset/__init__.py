@@ -1,0 +1,1 @@
+"""Songs become rows of an Arrow dataset: encoding, cache, schema."""

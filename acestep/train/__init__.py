@@ -1,0 +1,1 @@
+"""From an encoded dataset to an adapter: batches, flow matching, the loop."""

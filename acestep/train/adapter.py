@@ -1,0 +1,104 @@
+"""The adapter: put on the transformer, trained in float32, saved so that diffusers loads it at the right strength."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from acestep.errors import UserError
+from acestep.train.options import ATTENTION, MLP
+
+WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
+GROUPS = {"attention": ATTENTION, "mlp": MLP}
+
+
+def expand_target_modules(names: list[str], transformer: nn.Module) -> list[str]:
+    """Names of linear layers, groups ("attention", "mlp") spelled out.
+
+    Raises:
+        UserError: for a name that no layer's name ends with.
+    """
+    expanded = list(dict.fromkeys(layer for name in names for layer in GROUPS.get(name, (name,))))
+    linear = [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
+    for target in expanded:
+        if not any(name == target or name.endswith(f".{target}") for name in linear):
+            known = sorted({name.split(".", 3)[-1] if name.startswith("layers.") else name for name in linear})
+            raise UserError(
+                f"--target_modules {target}: the transformer has no such linear layer. Expected attention, mlp or some "
+                f"of: {', '.join(known)}."
+            )
+    return expanded
+
+
+def add_lora(
+    transformer: nn.Module, target_modules: list[str], rank: int, alpha: float, use_rslora: bool, seed: int
+) -> list[nn.Parameter]:
+    """Put a LoRA on the transformer; everything else is frozen.
+
+    Args:
+        target_modules: as `expand_target_modules` takes them.
+        seed: of the random start, the same in every process.
+
+    Returns:
+        The trainable weights, float32.
+    """
+    from diffusers.training_utils import cast_training_params
+    from peft import LoraConfig
+
+    transformer.requires_grad_(False)
+    alpha = int(alpha) if float(alpha).is_integer() else alpha
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        use_rslora=use_rslora,
+        target_modules=expand_target_modules(target_modules, transformer),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformer.add_adapter(config)
+    cast_training_params(transformer, dtype=torch.float32)
+    return [parameter for parameter in transformer.parameters() if parameter.requires_grad]
+
+
+def save_lora(transformer: nn.Module, folder: Path) -> Path:
+    """Write `folder/pytorch_lora_weights.safetensors`, whole or not at all.
+
+    The adapter's configuration goes into the file's header (`lora_adapter_metadata`): diffusers reads it from nowhere
+    else, and without it an adapter whose alpha is not its rank loads at the wrong strength.
+
+    Args:
+        transformer: unwrapped.
+
+    Returns:
+        The file's path.
+    """
+    from diffusers import AceStepPipeline
+    from diffusers.training_utils import _collate_lora_metadata
+    from peft import get_peft_model_state_dict
+
+    folder.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=folder, prefix=".saving-"))
+    try:
+        AceStepPipeline.save_lora_weights(
+            staging,
+            transformer_lora_layers=get_peft_model_state_dict(transformer),
+            weight_name=WEIGHTS_NAME,
+            **_collate_lora_metadata({"transformer": transformer}),
+        )
+        with (staging / WEIGHTS_NAME).open("rb") as file:
+            os.fsync(file.fileno())
+        (staging / WEIGHTS_NAME).replace(folder / WEIGHTS_NAME)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return folder / WEIGHTS_NAME
+
+
+def describe_lora(parameters: list[nn.Parameter], options: Any) -> str:
+    """One line about the adapter."""
+    count = sum(parameter.numel() for parameter in parameters)
+    kind = "rsLoRA" if options.use_rslora else "LoRA"
+    return f"{kind} rank {options.rank}, alpha {options.alpha:g}, {count / 1e6:.2f} M weights"

@@ -1,0 +1,99 @@
+"""What a run tells: metrics.jsonl, a picture of the loss, trackers."""
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+METRICS_NAME = "metrics.jsonl"
+
+
+class MetricsFile:
+    """One JSON object a line, written at once so that an interrupted run keeps what it told."""
+
+    def __init__(self, folder: Path):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = (folder / METRICS_NAME).open("w", encoding="utf-8")
+
+    def write(self, record: dict[str, Any]) -> None:
+        # not-a-number is no JSON: a reader gets null
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+        self._file.write(json.dumps(finite) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The records of a run."""
+    with (folder / METRICS_NAME).open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def running_mean(values: Iterable[float], weight: float = 0.95) -> list[float]:
+    """Exponential mean without the start's bias: `m = w*m + (1-w)*x`, divided by `1 - w**n` (Kingma & Ba, 2015)."""
+    mean, smoothed = 0.0, []
+    for count, value in enumerate(values, start=1):
+        mean = weight * mean + (1 - weight) * value
+        smoothed.append(mean / (1 - weight**count))
+    return smoothed
+
+
+def plot_loss(folder: Path) -> Path:
+    """Draw `loss.png` from metrics.jsonl: each step's loss, its running mean, and the loss at fixed noise.
+
+    Returns:
+        The picture's path.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    records = [record for record in read_metrics(folder) if record.get("loss") is not None]
+    steps = [record for record in records if record["event"] == "step"]
+    evaluations = [record for record in records if record["event"] == "evaluation"]
+    figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=120)
+    x, y = [record["step"] for record in steps], [record["loss"] for record in steps]
+    axes.plot(x, y, color="tab:blue", alpha=0.25, linewidth=0.8, label="loss of a step")
+    axes.plot(x, running_mean(y), color="tab:blue", linewidth=1.6, label="running mean")
+    if evaluations:
+        axes.plot(
+            [record["step"] for record in evaluations],
+            [record["loss"] for record in evaluations],
+            color="tab:orange",
+            marker="o",
+            label="all songs at fixed noise",
+        )
+    axes.set_xlabel("step")
+    axes.set_ylabel("mean squared error of the velocity")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(folder / "loss.png")
+    pyplot.close(figure)
+    return folder / "loss.png"
+
+
+def check_trackers(names: list[str]) -> list[str]:
+    """Trackers to report to; "none" is none.
+
+    Raises:
+        UserError: for an unknown one or one whose package is not installed.
+    """
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+    from accelerate.utils import LoggerType
+
+    from acestep.errors import UserError
+
+    wanted = [name for name in names if name != "none"]
+    for name in wanted:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            raise UserError(f"--report_to {name}: expected none or some of {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}.")
+        from accelerate.tracking import get_available_trackers
+
+        if LoggerType(name) not in get_available_trackers():
+            raise UserError(f"--report_to {name}: its package is not installed; run `pip install {name}`.")
+    return wanted

@@ -1,0 +1,105 @@
+"""Options of training: names as diffusers' example scripts have them."""
+
+from dataclasses import dataclass
+
+from acestep.errors import UserError
+from acestep.options import option, required
+
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+TIMESTEP_LAWS = ("auto", "logit_normal_max", "logit_normal", "turbo", "uniform")
+LOSS_WEIGHTINGS = ("none", "min_snr")
+MLP = ("gate_proj", "up_proj", "down_proj")
+SCHEDULES = (
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "piecewise_constant",
+)
+
+
+@dataclass
+class TrainOptions:
+    dataset: str = required("folder that prepare_dataset.py wrote")
+    pretrained_model_name_or_path: str = required("folder or Hub id of the model, the one the dataset was made for")
+    output_dir: str = required("folder for the adapter, its checkpoints and the metrics")
+    variant: str | None = option(None, "which model of an original bundle, such as base, sft, turbo or xl-base")
+    revision: str | None = option(None, "branch, tag or commit of a Hub model")
+    overwrite_output_dir: bool = option(False, "train into an --output_dir that holds an adapter already")
+
+    rank: int = option(64, "rank of the LoRA")
+    lora_alpha: float | None = option(None, "the update counts alpha / rank; default: the rank")
+    use_rslora: bool = option(False, "rank-stabilised LoRA: the update counts alpha / sqrt(rank)")
+    target_modules: list[str] = option(
+        ["attention"], "linear layers that get a LoRA: 'attention', 'mlp', or names such as to_q to_out.0 gate_proj"
+    )
+
+    num_train_epochs: int = option(500, "passes over the songs")
+    max_train_steps: int | None = option(None, "optimizer steps; wins over --num_train_epochs")
+    train_batch_size: int = option(1, "songs at once on each device; more than 1 needs songs or crops of one length")
+    gradient_accumulation_steps: int = option(1, "batches a step; the effective batch is this x batch x processes")
+    crop_seconds: float = option(0.0, "train on random crops of this length (0: whole songs)")
+    dataloader_num_workers: int = option(0, "processes that read and draw ahead of the device")
+
+    learning_rate: float = option(1e-4, "peak learning rate")
+    lr_scheduler: str = option("cosine", "schedule of the learning rate", SCHEDULES)
+    lr_warmup_steps: int | None = option(None, "steps of linear warm-up; default: a tenth of all steps, at most 100")
+    adam_beta1: float = option(0.9, "AdamW's beta1")
+    adam_beta2: float = option(0.999, "AdamW's beta2")
+    adam_weight_decay: float = option(0.01, "AdamW's weight decay")
+    adam_epsilon: float = option(1e-8, "AdamW's epsilon")
+    max_grad_norm: float = option(1.0, "gradients are clipped to this norm (0: not clipped)")
+
+    timestep_law: str = option("auto", "how t is drawn; auto: the model's own law by variant", TIMESTEP_LAWS)
+    condition_dropout: float | None = option(
+        None, "share of samples trained without a condition; default: 0.15, for turbo 0"
+    )
+    loss_weighting: str = option("none", "weight of the loss by t", LOSS_WEIGHTINGS)
+    snr_gamma: float = option(5.0, "gamma of --loss_weighting min_snr")
+    sample_latents: bool = option(False, "draw latents from the VAE's posterior instead of taking its mean")
+
+    mixed_precision: str = option("no", "dtype of the frozen model and of its arithmetic", ["no", "bf16"])
+    gradient_checkpointing: bool = option(False, "compute activations twice to keep few of them in memory")
+    seed: int = option(0, "the same seed gives the same run, whatever the batch layout")
+
+    save_every_n_epochs: int = option(
+        0, "keep the adapter as checkpoint-STEP after every so many epochs (0: only the last)"
+    )
+    logging_steps: int = option(1, "write the metrics of every so many steps")
+    evaluation_draws: int = option(
+        4, "noise levels at which the loss on all songs is measured with fixed noise before and after (0: not measured)"
+    )
+    report_to: list[str] = option(["none"], "trackers besides metrics.jsonl: tensorboard, wandb, trackio")
+    cpu: bool = option(False, "train on the CPU although there is a GPU")
+
+    def check(self) -> None:
+        """Raise UserError for values that make no sense; see also each option's own check."""
+        at_least_one = (
+            "rank",
+            "num_train_epochs",
+            "train_batch_size",
+            "gradient_accumulation_steps",
+            "logging_steps",
+        )
+        for name in at_least_one:
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name} is {getattr(self, name)}; expected at least 1.")
+        if self.max_train_steps is not None and self.max_train_steps < 1:
+            raise UserError(f"--max_train_steps is {self.max_train_steps}; expected at least 1.")
+        for name in ("dataloader_num_workers", "save_every_n_epochs", "evaluation_draws", "max_grad_norm"):
+            if getattr(self, name) < 0:
+                raise UserError(f"--{name} is {getattr(self, name)}; expected 0 or more.")
+        if self.learning_rate <= 0:
+            raise UserError(f"--learning_rate is {self.learning_rate}; expected more than 0.")
+        if self.condition_dropout is not None and not 0 <= self.condition_dropout <= 1:
+            raise UserError(f"--condition_dropout is {self.condition_dropout}; expected a share from 0 to 1.")
+
+    @property
+    def alpha(self) -> float:
+        return self.rank if self.lora_alpha is None else self.lora_alpha
+
+    def warmup_steps(self, steps: int) -> int:
+        """Warm-up of a run of `steps` steps."""
+        return min(100, steps // 10) if self.lr_warmup_steps is None else self.lr_warmup_steps

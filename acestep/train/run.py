@@ -1,0 +1,182 @@
+"""One run of training, from options to an adapter on disk."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from acestep.dataset.rows import EncodedRows
+from acestep.dataset.schema import FRAMES_PER_SECOND, ModelRecord, read_record
+from acestep.errors import UserError
+from acestep.models.checkpoint import Checkpoint
+from acestep.options import options_as_dict
+from acestep.train.adapter import WEIGHTS_NAME, add_lora, describe_lora
+from acestep.train.batches import TrainingSamples, check_lengths, crop_frames_of
+from acestep.train.flow_matching import resolve_condition_dropout, resolve_timestep_law
+from acestep.train.loop import Trainer
+from acestep.train.metrics import METRICS_NAME, check_trackers, plot_loss
+from acestep.train.options import TrainOptions
+from acestep.train.step import VelocityLoss
+
+SUMMARY_NAME = "training_summary.json"
+
+
+def train(options: TrainOptions) -> dict[str, Any]:
+    """Train an adapter and write it with its metrics.
+
+    Returns:
+        The summary that is also written to `training_summary.json`.
+
+    Raises:
+        UserError: for options, a dataset or a model that do not fit together.
+    """
+    from accelerate import Accelerator
+    from accelerate.utils import broadcast_object_list
+
+    options.check()
+    output_dir = Path(options.output_dir)
+    _check_output(output_dir, options.overwrite_output_dir)
+    trackers = check_trackers(options.report_to)
+    rows, record = open_dataset(options.dataset)
+    checkpoint = Checkpoint(options.pretrained_model_name_or_path, options.variant, revision=options.revision)
+    check_model(record, checkpoint, options.dataset)
+    crop_frames = crop_frames_of(options.crop_seconds)
+    check_lengths(rows, options.train_batch_size, crop_frames)
+
+    accelerator = Accelerator(
+        mixed_precision=options.mixed_precision, cpu=options.cpu, log_with=trackers or None, project_dir=output_dir
+    )
+    began = time.monotonic()
+    trainer = _trainer(options, accelerator, checkpoint, rows, crop_frames)
+    if trackers:
+        plain = {k: v if isinstance(v, (int, float, bool)) else str(v) for k, v in options_as_dict(options).items()}
+        accelerator.init_trackers("acestep-lora", config=plain)
+    minutes = sum(rows.column("frames")) / FRAMES_PER_SECOND / 60
+    say, layout, samples = accelerator.print, trainer.layout, trainer.loader.dataset
+    say(f"{checkpoint.name}: {describe_lora(trainer.trainable, options)}")
+    say(
+        f"{options.dataset}: {len(rows)} rows, {minutes:.1f} minutes; {trainer.steps} steps of {layout.samples} "
+        f"({layout.batch_size} x {layout.accumulation} x {layout.processes}), t by {samples.law}, "
+        f"condition dropout {samples.condition_dropout:g}, {accelerator.device}, {_dtype(accelerator)}"
+    )
+    before = trainer.evaluate(0) if options.evaluation_draws else None
+    trainer.train()
+    after = trainer.evaluate(trainer.steps) if options.evaluation_draws else None
+    path = trainer.save(output_dir)
+    summary = {
+        "model": record.model,
+        "dataset_rows": len(rows),
+        "dataset_minutes": round(minutes, 3),
+        "steps": trainer.steps,
+        "effective_batch": layout.samples,
+        "processes": layout.processes,
+        "timestep_law": samples.law,
+        "condition_dropout": samples.condition_dropout,
+        "skipped_steps": trainer.bad_steps,
+        "evaluation_before": before,
+        "evaluation_after": after,
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    if accelerator.is_main_process:
+        (output_dir / SUMMARY_NAME).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        plot_loss(output_dir)
+        say(f"{path}: {path.stat().st_size / 1e6:.1f} MB after {trainer.steps} steps, {summary['seconds']:.0f} s")
+        if trainer.bad_steps:
+            say(f"warning: {trainer.bad_steps} steps were not finite and were skipped.")
+        if before:
+            say(f"loss on all songs at fixed noise: {before['loss']:.4f} before, {after['loss']:.4f} after")
+    accelerator.end_training()
+    # every process returns the same
+    return broadcast_object_list([summary])[0]
+
+
+def _trainer(
+    options: TrainOptions, accelerator: Any, checkpoint: Checkpoint, rows: EncodedRows, crop_frames: int
+) -> Trainer:
+    """Model, adapter, optimizer and samples, put together."""
+    transformer = checkpoint.transformer(_dtype(accelerator))
+    parameters = add_lora(
+        transformer, options.target_modules, options.rank, options.alpha, options.use_rslora, options.seed
+    )
+    if options.gradient_checkpointing:
+        transformer.enable_gradient_checkpointing()
+    optimizer = torch.optim.AdamW(
+        parameters,
+        lr=options.learning_rate,
+        betas=(options.adam_beta1, options.adam_beta2),
+        weight_decay=options.adam_weight_decay,
+        eps=options.adam_epsilon,
+    )
+    transformer, optimizer = accelerator.prepare(transformer, optimizer)
+    mu, sigma = checkpoint.timestep_law()
+    samples = TrainingSamples(
+        rows,
+        seed=options.seed,
+        timestep_law=resolve_timestep_law(options.timestep_law, checkpoint.is_turbo),
+        timestep_mu=mu,
+        timestep_sigma=sigma,
+        condition_dropout=resolve_condition_dropout(options.condition_dropout, checkpoint.is_turbo),
+        crop_frames=crop_frames,
+        sample_latents=options.sample_latents,
+    )
+    velocity_loss = VelocityLoss(
+        transformer,
+        checkpoint.silence_latent().to(accelerator.device),
+        checkpoint.null_condition().to(accelerator.device),
+        options.loss_weighting,
+        options.snr_gamma,
+    )
+    return Trainer(accelerator, transformer, optimizer, velocity_loss, rows, samples, options, Path(options.output_dir))
+
+
+def _dtype(accelerator: Any) -> torch.dtype:
+    return torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
+
+
+def open_dataset(name: str) -> tuple[EncodedRows, ModelRecord]:
+    """An encoded dataset and the record of its models.
+
+    Raises:
+        UserError: when it is not there, empty, or not ours.
+    """
+    from datasets import Dataset, load_from_disk
+
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"--dataset {name}: no such folder. Make one with scripts/prepare_dataset.py.")
+    try:
+        dataset = load_from_disk(str(folder))
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"--dataset {name}: not a dataset on disk ({error}).") from None
+    if not isinstance(dataset, Dataset):
+        raise UserError(f"--dataset {name}: holds splits {', '.join(dataset)}; name one, such as {folder}/train.")
+    record = read_record(dataset, f"--dataset {name}")
+    if len(dataset) == 0:
+        raise UserError(f"--dataset {name}: has no rows.")
+    return EncodedRows(dataset), record
+
+
+def check_model(record: ModelRecord, checkpoint: Checkpoint, dataset: str) -> None:
+    """Refuse to train a model on conditions of another.
+
+    The condition encoder's fingerprint tells (with the VAE's silence latent in it): VAE and text encoder need not be
+    downloaded for training.
+    """
+    if checkpoint.fingerprint("condition_encoder") != record.condition_encoder:
+        raise UserError(
+            f"--dataset {dataset} was encoded for {record.model}"
+            f"{f' at {record.revision}' if record.revision else ''}, and the model to train is {checkpoint.name}, "
+            "whose condition encoder is another. Prepare the dataset again with this model; latents are taken from "
+            "the cache."
+        )
+
+
+def _check_output(output_dir: Path, overwrite: bool) -> None:
+    taken = [name for name in (WEIGHTS_NAME, METRICS_NAME) if (output_dir / name).exists()]
+    if taken and not overwrite:
+        raise UserError(
+            f"--output_dir {output_dir}: holds {' and '.join(taken)} of another run. Choose another folder, or replace "
+            "them with --overwrite_output_dir."
+        )

@@ -1,0 +1,28 @@
+"""Train a LoRA for ACE-Step 1.5 on a dataset that prepare_dataset.py wrote.
+
+    accelerate launch scripts/train_lora.py --dataset data --pretrained_model_name_or_path ACE-Step/acestep-v15-base \\
+        --output_dir my-lora --mixed_precision bf16 --gradient_checkpointing
+    python scripts/train_lora.py --config recipes/tiny_cpu.yaml --dataset data --output_dir my-lora
+
+Writes pytorch_lora_weights.safetensors, which `AceStepPipeline.load_lora_weights` loads, with metrics.jsonl, loss.png
+and training_summary.json beside it.
+"""
+
+from acestep.errors import run_script
+from acestep.options import parse_options
+from acestep.train.options import TrainOptions
+
+
+def main() -> None:
+    options = parse_options(TrainOptions, __doc__)
+
+    from acestep.quiet import quiet_libraries
+
+    quiet_libraries()
+    from acestep.train.run import train
+
+    train(options)
+
+
+if __name__ == "__main__":
+    run_script(main)
