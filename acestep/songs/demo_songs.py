@@ -187,7 +187,8 @@ def practice_pieces(count: int, seed: int = 0) -> list[tuple[Piece, str]]:
             arpeggio=(None, "pluck")[rng.integers(2)],
         )
         mood = _MOODS[mode][rng.integers(3)]
-        piece = Piece(style, bpm, key, bars=4, seed=int(rng.integers(2**31)))
+        # ten seconds at least
+        piece = Piece(style, bpm, key, bars=4 if bpm < 85 else 6, seed=int(rng.integers(2**31)))
         if (key, bpm) not in taken:
             arpeggio = "an arpeggio, " if style.arpeggio else ""
             pieces.append(
