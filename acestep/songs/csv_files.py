@@ -111,7 +111,9 @@ def read_rows(text: str, name: str, notes: list[str]) -> Iterator[Row]:
         return
     titles: list[str] = []
     try:
-        for number, raw_cells in enumerate(csv.reader(lines, delimiter=delimiter), 1 + skipped):
+        # With its line ends: a quoted cell may hold several lines.
+        reader = csv.reader((line + "\n" for line in lines), delimiter=delimiter)
+        for number, raw_cells in enumerate(reader, 1 + skipped):
             cells = [cell.strip() for cell in raw_cells]
             if not any(cells):
                 continue
