@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from acestep.errors import UserError
-from acestep.songs.fields import FIELD_OF_NAME, field_name, parse_field, show
-from acestep.songs.folder import AUDIO_SUFFIXES, OTHER_AUDIO_SUFFIXES, Folder, composed, inside, printable
+from acestep.songs.fields import FIELD_OF_NAME, field_name, parse_field
+from acestep.songs.folder import AUDIO_SUFFIXES, OTHER_AUDIO_SUFFIXES, Folder, composed, inside
 from acestep.songs.keys import CAMELOT, parse_key, same_key
 from acestep.songs.merge import Fields
+from acestep.songs.showing import printable, show
 from acestep.songs.song import SkippedSong
 from acestep.songs.text_files import read_text
 

@@ -8,9 +8,10 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from acestep.errors import UserError
 from acestep.songs.csv_files import Matcher
-from acestep.songs.fields import FIELDS, parse_field, show
-from acestep.songs.folder import Folder, composed, inside, list_folder, printable
+from acestep.songs.fields import FIELDS, parse_field
+from acestep.songs.folder import Folder, composed, inside, list_folder
 from acestep.songs.lyrics import is_instrumental_mark
+from acestep.songs.showing import printable, show
 from acestep.songs.sidecars import parse_json
 from acestep.songs.song import INSTRUMENTAL, Scan, SkippedSong, Song
 from acestep.songs.song_options import SongOptions

@@ -6,6 +6,7 @@ import re
 from acestep.errors import UserError
 from acestep.songs.keys import parse_key
 from acestep.songs.languages import parse_language
+from acestep.songs.showing import show
 
 # field: the names other tools use for it. Names are compared in small letters, with spaces and hyphens as underscores.
 ALIASES = {
@@ -93,13 +94,6 @@ def parse_choice(raw: object, choices: tuple[str, ...]) -> str:
     if word not in choices:
         raise UserError(f"is {show(raw)}; expected one of {', '.join(choices)}")
     return word
-
-
-def show(raw: object) -> str:
-    """Return a short quotation of a value for a message, without line breaks or characters that cannot be printed."""
-    text = f'"{raw}"' if isinstance(raw, str) else "true" if raw is True else "false" if raw is False else repr(raw)
-    text = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _parse_keyscale(raw: object) -> str:

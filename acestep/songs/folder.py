@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from acestep.errors import UserError
-from acestep.songs.fields import show
+from acestep.songs.showing import printable, show
 from acestep.songs.song import SkippedSong
 
 AUDIO_SUFFIXES = (".wav", ".mp3", ".flac", ".ogg", ".opus")
@@ -146,11 +146,6 @@ def inside(root: Path, base: Path, name: str) -> str:
 def composed(name: str) -> str:
     """Return a name in Unicode's composed form: macOS writes `é` as two characters, others as one."""
     return unicodedata.normalize("NFC", name)
-
-
-def printable(text: str) -> str:
-    """Return text that can be printed on a terminal and stored as UTF-8."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def _unreadable(folder: Folder, error: OSError) -> None:

@@ -3,6 +3,7 @@
 import re
 
 from acestep.errors import UserError
+from acestep.songs.showing import show
 
 # The Camelot wheel, as Key-BPM-Finder and DJ programs print it: A is minor, B is major.
 CAMELOT = {
@@ -36,7 +37,7 @@ def parse_key(text: str) -> str:
         return CAMELOT[code.lstrip("0")]
     match = _KEY.fullmatch(text)
     if match is None:
-        raise UserError(f'is "{text}"; expected {EXPECTED}')
+        raise UserError(f"is {show(text)}; expected {EXPECTED}")
     mode_text = match["mode"]
     word = mode_text.lower()
     if mode_text == "m" or word in _MINOR:
@@ -44,7 +45,7 @@ def parse_key(text: str) -> str:
     elif mode_text == "M" or word in _MAJOR or (mode_text == "" and match["note"].isupper()):
         mode = "major"
     else:
-        raise UserError(f'is "{text}"; expected {EXPECTED}')
+        raise UserError(f"is {show(text)}; expected {EXPECTED}")
     note = match["note"].upper()
     accidental = (match["accidental"] or "").strip(" -").lower()
     accidental = {"♯": "#", "sharp": "#", "♭": "b", "flat": "b"}.get(accidental, accidental)
@@ -52,7 +53,7 @@ def parse_key(text: str) -> str:
     if german and not accidental:
         note, accidental = {"H": ("B", ""), "B": ("B", "b")}.get(note, (note, ""))
     if note == "H":
-        raise UserError(f'is "{text}"; expected {EXPECTED}')
+        raise UserError(f"is {show(text)}; expected {EXPECTED}")
     return f"{note}{accidental} {mode}"
 
 

@@ -3,6 +3,7 @@
 import re
 
 from acestep.errors import UserError
+from acestep.songs.showing import show
 
 # code: names, ISO 639-2/3 codes and withdrawn or national codes, all in small letters.
 _NAMES = {
@@ -74,5 +75,5 @@ def parse_language(text: str) -> str:
         # A locale such as en_US or pt_BR: the region says nothing to the model.
         code = _CODES.get(name.split("_")[0])
     if code is None:
-        raise UserError(f'is "{text}"; expected a language the model knows: {" ".join(LANGUAGES)}')
+        raise UserError(f"is {show(text)}; expected a language the model knows: {' '.join(LANGUAGES)}")
     return code

@@ -69,7 +69,8 @@ class Meter:
         """Measure one more block."""
         measures = self._measures
         measures.frames += len(block)
-        if not np.isfinite(block).all():
+        # A float so large that its square is none is no sound either.
+        if not np.isfinite(block).all() or np.abs(block).max(initial=0) > 1e18:
             measures.finite = False
         if not measures.finite or not len(block):
             return

@@ -20,6 +20,7 @@ from acestep.songs.ogg import hash_packets
 LOSSY = ("VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III")
 _FLOAT = ("FLOAT", "DOUBLE")
 WAVEFORM_BINS = 600
+LOUDEST_PEAK = 100.0  # floats that hold integers, or damaged ones; the loudest mixes stay under 10
 SHORTEST_FRAMES = 1920  # at 48 kHz: one latent frame
 
 
@@ -72,6 +73,8 @@ def probe(path: Path, max_bytes: float, downmix: bool) -> Probe:
         raise UserError("holds NaN or infinity. Export it again.")
     if measures.frames * 48000 < SHORTEST_FRAMES * audio.samplerate:
         raise UserError(f"holds {measures.frames} frames of audio; expected at least 0.04 s. Get a complete copy.")
+    if measures.peak > LOUDEST_PEAK:
+        raise UserError(f"peaks at {measures.peak:.3g} times full scale: its samples are not scaled. Export it again.")
     if measures.peak < 1e-4:
         raise UserError("is silent. Remove it, or export it again.")
     kind, suffixes = shown_kind(audio)

@@ -7,10 +7,11 @@ from pathlib import Path
 from acestep.errors import UserError
 from acestep.songs.csv_files import Tables, read_tables
 from acestep.songs.decode import skip_reason
-from acestep.songs.folder import AUDIO_SUFFIXES, Folder, list_folder, printable
+from acestep.songs.folder import AUDIO_SUFFIXES, Folder, list_folder
 from acestep.songs.merge import Fields, read_fields
 from acestep.songs.probe import Probe, probe
 from acestep.songs.segments import cut_song
+from acestep.songs.showing import printable
 from acestep.songs.sidecars import SidecarIndex, parse_json
 from acestep.songs.song import Scan, SkippedSong, Song
 from acestep.songs.song_options import SongOptions

@@ -7,9 +7,10 @@ from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 
 from acestep.errors import UserError
-from acestep.songs.fields import FIELD_OF_NAME, field_name, parse_field, show
+from acestep.songs.fields import FIELD_OF_NAME, field_name, parse_field
 from acestep.songs.folder import SIDECAR_SUFFIXES, composed, inside
 from acestep.songs.lyrics import sung_lines
+from acestep.songs.showing import show
 from acestep.songs.text_files import read_text
 
 _KEY_VALUE = re.compile(r"\s*([A-Za-z][A-Za-z _-]{0,30}?)\s*:\s*(.*)")

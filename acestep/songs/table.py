@@ -6,8 +6,8 @@ import unicodedata
 from collections import Counter
 from pathlib import PurePosixPath
 
-from acestep.songs.folder import printable
 from acestep.songs.lyrics import sung_lines
+from acestep.songs.showing import printable
 from acestep.songs.song import Scan, Song
 
 _TITLES = ("song", "length", "caption", "lyrics", "bpm", "key", "language", "sources", "problems")

@@ -26,6 +26,11 @@ def test_nan_and_infinity(folder, value):
     assert _reason(folder.scan()) == "holds NaN or infinity. Export it again."
 
 
+def test_samples_that_were_never_scaled(folder):
+    write_audio(folder.root / "x.wav", music(0.5) * 32768, subtype="FLOAT")
+    assert "its samples are not scaled" in _reason(folder.scan())
+
+
 @pytest.mark.parametrize("level", [0.0, 5e-5])
 def test_silence(folder, level):
     write_audio(folder.root / "x.wav", music(0.5) * level)
