@@ -144,7 +144,8 @@ class Trainer:
                 total += losses.sum()
                 songs += [(batch["file_name"][at], loss) for at, loss in zip(group, losses, strict=True)]
             frames += int((batch["weight"] > 0).sum()) * batch["clean_latents"].shape[1]
-        loss = self.accelerator.reduce(total / count).item()
+        sums = torch.stack([total / count, torch.tensor(float(frames), device=total.device)])
+        loss, all_frames = self.accelerator.reduce(sums).tolist()
         if self.options.max_grad_norm:
             norm = self.accelerator.clip_grad_norm_(self.trainable, self.options.max_grad_norm)
         else:
@@ -164,7 +165,7 @@ class Trainer:
             "learning_rate": learning_rate,
             "grad_norm": norm,
             "samples": count,
-            "audio_seconds": round(frames / FRAMES_PER_SECOND * self.accelerator.num_processes, 2),
+            "audio_seconds": round(all_frames / FRAMES_PER_SECOND, 2),
             "finite": finite,
         }
         return record, [(name, loss.item()) for name, loss in songs] if not finite else []

@@ -33,7 +33,6 @@ def train(options: TrainOptions) -> dict[str, Any]:
         UserError: for options, a dataset or a model that do not fit together.
     """
     from accelerate import Accelerator
-    from accelerate.utils import broadcast_object_list
 
     options.check()
     output_dir = Path(options.output_dir)
@@ -59,7 +58,8 @@ def train(options: TrainOptions) -> dict[str, Any]:
     say(
         f"{options.dataset}: {len(rows)} rows, {minutes:.1f} minutes; {trainer.steps} steps of {layout.samples} "
         f"({layout.batch_size} x {layout.accumulation} x {layout.processes}), t by {samples.law}, "
-        f"condition dropout {samples.condition_dropout:g}, {accelerator.device}, {_dtype(accelerator)}"
+        f"condition dropout {samples.condition_dropout:g}, {accelerator.device}, "
+        f"mixed precision {accelerator.mixed_precision}"
     )
     before = trainer.evaluate(0) if options.evaluation_draws else None
     trainer.train()
@@ -88,8 +88,7 @@ def train(options: TrainOptions) -> dict[str, Any]:
         if before:
             say(f"loss on all songs at fixed noise: {before['loss']:.4f} before, {after['loss']:.4f} after")
     accelerator.end_training()
-    # every process returns the same
-    return broadcast_object_list([summary])[0]
+    return summary
 
 
 def _trainer(

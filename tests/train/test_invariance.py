@@ -1,0 +1,84 @@
+"""The same run is the same run: however a step's samples are laid out, the loss curve and the adapter are one.
+
+Each layout is run by the public script, two processes through `accelerate launch`, and follows the first one's curve.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.conftest import ROOT
+
+ONE_PROCESS = [sys.executable]
+TWO_PROCESSES = [
+    *(sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"),
+    *("--config_file", str(ROOT / "accelerate_configs/cpu_2_processes.yaml")),
+]
+LAYOUTS = {
+    "batch 1 x accumulation 4": (ONE_PROCESS, "--train_batch_size 1 --gradient_accumulation_steps 4"),
+    "batch 4": (ONE_PROCESS, "--train_batch_size 4"),
+    "2 loader workers": (
+        ONE_PROCESS,
+        "--train_batch_size 2 --gradient_accumulation_steps 2 --dataloader_num_workers 2",
+    ),
+    "gradient checkpointing": (
+        ONE_PROCESS,
+        "--train_batch_size 1 --gradient_accumulation_steps 4 --gradient_checkpointing",
+    ),
+    "2 processes x batch 2": (TWO_PROCESSES, "--train_batch_size 2"),
+    "2 processes x batch 1 x accumulation 2": (
+        TWO_PROCESSES,
+        "--train_batch_size 1 --gradient_accumulation_steps 2",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def runs(encoded, tmp_path_factory):
+    """Curve and adapter of each layout; five songs in steps of four, so that every second step is short."""
+    results = {}
+    for name, (launcher, layout) in LAYOUTS.items():
+        output = tmp_path_factory.mktemp("run")
+        command = [*launcher, str(ROOT / "scripts/train_lora.py"), "--dataset", str(encoded.dataset)]
+        command += ["--pretrained_model_name_or_path", str(encoded.model), "--output_dir", str(output), *layout.split()]
+        command += ["--crop_seconds", "1.6", "--max_train_steps", "10", "--rank", "4", "--learning_rate", "1e-3"]
+        command += ["--seed", "3", "--cpu"]
+        process = subprocess.run(
+            command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+        assert process.returncode == 0, f"{name}:\n{process.stdout}\n{process.stderr}"
+        records = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+        results[name] = (
+            [record for record in records if record["event"] == "step"],
+            load_file(output / "pytorch_lora_weights.safetensors"),
+            json.loads((output / "training_summary.json").read_text()),
+        )
+    return results
+
+
+@pytest.mark.parametrize("name", list(LAYOUTS)[1:])
+def test_loss_curve_and_adapter_do_not_depend_on_the_layout(runs, name):
+    steps, adapter, summary = runs[name]
+    first_steps, first_adapter, first_summary = runs[next(iter(LAYOUTS))]
+    assert [step["samples"] for step in steps] == [4, 1] * 5
+    for step, first in zip(steps, first_steps, strict=True):
+        assert step["loss"] == pytest.approx(first["loss"], rel=1e-5)
+        assert step["grad_norm"] == pytest.approx(first["grad_norm"], rel=1e-4)
+        assert step["learning_rate"] == first["learning_rate"]
+        assert step["audio_seconds"] == first["audio_seconds"]
+    assert adapter.keys() == first_adapter.keys()
+    for key, weight in adapter.items():
+        torch.testing.assert_close(weight, first_adapter[key], rtol=1e-5, atol=1e-5)
+    assert summary["evaluation_after"]["loss"] == pytest.approx(first_summary["evaluation_after"]["loss"], rel=1e-5)
+
+
+def test_the_adapter_moved(runs):
+    # otherwise the comparison above would hold for a trainer that does nothing
+    _, adapter, summary = runs["batch 4"]
+    assert max(weight.abs().max() for key, weight in adapter.items() if "lora_B" in key) > 1e-3
+    assert summary["evaluation_after"]["loss"] < summary["evaluation_before"]["loss"]
