@@ -12,6 +12,9 @@ from acestep.errors import UserError
 
 Options = TypeVar("Options")
 
+_YAML_MERGE = "tag:yaml.org,2002:merge"
+_KEPT_YAML_TAGS = ("tag:yaml.org,2002:null", _YAML_MERGE)
+
 
 def option(default: Any, help: str, choices: Sequence | None = None, aliases: Sequence[str] = ()) -> Any:
     """A dataclass field that is an option: its help text stands here and nowhere else.
@@ -94,17 +97,15 @@ def _value_of_config(argv: list[str]) -> Path | None:
 
 def _apply_recipe(recipe: Path, parser: argparse.ArgumentParser) -> None:
     """Make the recipe's values the parser's defaults, each checked as argparse would check it on the command line."""
-    import yaml
-
-    try:
-        content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"--config {recipe}: cannot be read as a YAML file: {error}") from None
+    content = _read_recipe(recipe)
     if content is None:
         return
     if not isinstance(content, dict):
         raise UserError(f"--config {recipe}: found a {type(content).__name__}; expected lines of `option: value`.")
-    actions = {action.dest: action for action in parser._actions if action.dest not in ("help", "config")}
+    actions: dict[str, argparse.Action] = {}
+    for action in parser._actions:
+        if action.dest not in ("help", "config"):
+            actions.setdefault(action.dest, action)  # `--no_flag` comes after `--flag` and takes no value
     for key, value in content.items():
         if key not in actions:
             raise UserError(f"{recipe}: unknown option {key!r}." + _nearest(str(key), actions))
@@ -121,9 +122,36 @@ def _apply_recipe(recipe: Path, parser: argparse.ArgumentParser) -> None:
         action.required = False
 
 
+def _read_recipe(recipe: Path) -> Any:
+    """A YAML file whose values stay the words that they are, so that they mean what they mean on the command line.
+
+    YAML itself would read `language: no` as a falsehood, `010` as eight and `1e-4` as a text.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        yaml_implicit_resolvers = {  # noqa: RUF012
+            first: [(tag, pattern) for tag, pattern in resolvers if tag in _KEPT_YAML_TAGS]
+            for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+            keys = [key.value for key, _ in node.value if key.tag != _YAML_MERGE]
+            for key in keys:
+                if keys.count(key) > 1:
+                    raise UserError(f"{recipe}: {key!r} is there {keys.count(key)} times; expected once.")
+            return super().construct_mapping(node, deep)
+
+    try:
+        return yaml.load(recipe.read_text(encoding="utf-8"), Loader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"--config {recipe}: cannot be read as a YAML file: {error}") from None
+
+
 def _checked(parser: argparse.ArgumentParser, action: argparse.Action, item: Any) -> Any:
-    # YAML reads `yes` as a truth value and 1e-4 as a text; as words both mean what they mean on the command line.
-    value = parser._get_value(action, str(item).lower() if isinstance(item, bool) else str(item))
+    if not isinstance(item, str):
+        raise argparse.ArgumentError(None, f"found {item!r} in it; expected plain values")
+    value = parser._get_value(action, item)
     parser._check_value(action, value)
     return value
 
