@@ -3,6 +3,7 @@
 import hashlib
 import json
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,10 +12,12 @@ from torch import nn
 from acestep.errors import UserError
 from acestep.models.configs import component_configs, is_xl
 from acestep.models.layout import Layout, find_layout, read_json
-from acestep.models.names import diffusers_name
+from acestep.models.names import NULL_CONDITION, diffusers_name
 from acestep.models.timbre import add_timbre_token
 from acestep.models.weights import NamedWeights, WeightFile, check_weights, load_weights, report_keys
 
+# The components whose names and files differ between the layouts.
+CONVERTED = ("transformer", "condition_encoder", "audio_tokenizer", "audio_token_detokenizer")
 SILENCE = "silence_latent"
 SILENCE_FRAMES = 15000  # ten minutes; diffusers' condition encoder has a buffer of this length
 
@@ -47,16 +50,13 @@ class Checkpoint:
     @cached_property
     def configs(self) -> dict[str, dict[str, Any]]:
         """Constructor arguments of the four components that differ between the layouts."""
+        paths = self.layout.config_files(*CONVERTED)
+        missing = [name for name in ("transformer", "condition_encoder") if name not in paths]
+        if missing:
+            raise UserError(f"{self.name}: has no {' and no '.join(f'{name}/config.json' for name in missing)}.")
         if self.layout.kind == "original":
-            path = self.layout.component("transformer") / "config.json"
-            return component_configs(read_json(path), path)
-        # Only the configurations: the weights beside them are not downloaded for this.
-        names = ("transformer", "condition_encoder", "audio_tokenizer", "audio_token_detokenizer")
-        root = self.layout.repository.fetch(*(f"{name}/config.json" for name in names))
-        present = [name for name in names if (root / name / "config.json").is_file()]
-        if "transformer" not in present:
-            raise UserError(f"{self.name}: has no transformer/config.json.")
-        return {name: read_json(root / name / "config.json") for name in present}
+            return component_configs(read_json(paths["transformer"]), paths["transformer"])
+        return {name: read_json(path) for name, path in paths.items()}
 
     @property
     def transformer_config(self) -> dict[str, Any]:
@@ -72,11 +72,16 @@ class Checkpoint:
     def is_xl(self) -> bool:
         return is_xl(self.transformer_config)
 
+    @property
+    def condition_size(self) -> int:
+        """Width D of a condition `[L, D]`; narrower than the DiT in the XL models."""
+        return self.configs["condition_encoder"]["hidden_size"]
+
     def timestep_law(self) -> tuple[float, float]:
         """Mean and standard deviation of the normal draws behind the timestep; all releases have (-0.4, 1.0)."""
         config: dict[str, Any] = {}
         if self.layout.kind == "original":  # diffusers' configuration has no place for them
-            config = read_json(self.layout.component("transformer") / "config.json")
+            config = read_json(self.layout.config_files("transformer")["transformer"])
         return float(config.get("timestep_mu", -0.4)), float(config.get("timestep_sigma", 1.0))
 
     def transformer(self, dtype: torch.dtype | None = None) -> nn.Module:
@@ -110,25 +115,19 @@ class Checkpoint:
         """The `AutoencoderOobleck`."""
         from diffusers import AutoencoderOobleck
 
-        folder = self.layout.component("vae")
-        source = WeightFile(folder, "diffusion_pytorch_model")
-        weights = NamedWeights(source, {name: name for name in source})
-        return _build(AutoencoderOobleck, read_json(folder / "config.json"), weights, str(folder), dtype)
+        config = read_json(self.layout.component("vae") / "config.json")
+        weights = self.weights("vae")
+        return _build(AutoencoderOobleck, config, weights, str(weights.source.folder), dtype)
 
     def text_encoder(self, dtype: torch.dtype | None = None) -> nn.Module:
         """The Qwen3-Embedding text encoder."""
         from transformers import AutoModel
 
         folder = self.layout.component("text_encoder")
-        WeightFile(folder, "model")  # a clear word about missing or broken files before transformers looks
-        model, found = AutoModel.from_pretrained(
-            folder, dtype=dtype or "auto", use_safetensors=True, output_loading_info=True, local_files_only=True
-        )
-        report_keys(
-            str(folder),
-            missing=sorted(found["missing_keys"]),
-            unknown=sorted(found["unexpected_keys"]),
-            wrong_shape=sorted(str(key) for key in found["mismatched_keys"]),
+        # transformers starts missing weights at random and only warns: all is checked before it looks.
+        check_weights(empty_text_encoder(folder), self.weights("text_encoder"), str(folder))
+        model = AutoModel.from_pretrained(
+            folder, dtype=dtype or "auto", use_safetensors=True, local_files_only=True, trust_remote_code=False
         )
         return model.eval().requires_grad_(False)
 
@@ -136,7 +135,13 @@ class Checkpoint:
         """The text encoder's tokenizer."""
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(self.layout.component("tokenizer"), local_files_only=True)
+        folder = self.layout.component("tokenizer")
+        if not (folder / "tokenizer.json").is_file():
+            raise UserError(f"{folder}: has no tokenizer.json.")
+        try:
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # the reader of tokenizer.json raises the bare class
+            raise UserError(f"{folder}: the tokenizer cannot be read: {error}") from error
 
     def scheduler(self) -> Any:
         """The flow-matching scheduler that the pipeline feeds with timesteps in 0 to 1."""
@@ -153,20 +158,33 @@ class Checkpoint:
             path = self.layout.component("transformer") / f"{SILENCE}.pt"
             if not path.is_file():
                 raise UserError(f"{path}: is missing; it comes with the model's weights.")
-            silence = torch.load(path, map_location="cpu", weights_only=True).transpose(1, 2)
+            silence = _read_tensor(path)
+            if silence.dim() == 3:
+                silence = silence.transpose(1, 2)  # [1, channels, frames] there
         else:
-            silence = self.weights("condition_encoder")[SILENCE]
+            path = self.layout.component("condition_encoder")
+            silence = self._weight("condition_encoder", SILENCE)
+        channels = self.configs["condition_encoder"]["timbre_hidden_dim"]
+        if silence.dim() != 3 or silence.shape[0] != 1 or not silence.shape[1] or silence.shape[2] != channels:
+            raise UserError(
+                f"{path}: the silence latent is {list(silence.shape)} as [1, frames, channels]; expected {channels} "
+                "channels. Download it again."
+            )
         # The pipeline repeats a short one in the same way, so nothing changes but the place where it is done.
         return silence.repeat(1, -(-SILENCE_FRAMES // silence.shape[1]), 1)[:, :SILENCE_FRAMES].contiguous()
 
     def null_condition(self) -> torch.Tensor:
         """The learned condition of guidance and dropout, `[1, 1, D]`, without opening the condition encoder."""
-        return self.weights("condition_encoder")["null_condition_emb"]
+        return self._weight("condition_encoder", NULL_CONDITION)
 
     def weights(self, component: str) -> NamedWeights:
-        """A component's weights by their diffusers names, not yet read (VAE and text encoder excepted)."""
+        """A component's weights by their diffusers names, not yet read."""
         folder = self.layout.component(component)
-        if self.layout.kind == "diffusers":
+        if component == "text_encoder":
+            source = WeightFile(folder, "model")
+            # With the prefix where it was saved as a part of a language model; transformers takes it off too.
+            return NamedWeights(source, {name.removeprefix("model."): name for name in source})
+        if self.layout.kind == "diffusers" or component == "vae":
             source = WeightFile(folder, "diffusion_pytorch_model")
             return NamedWeights(source, {name: name for name in source})
         source = WeightFile(folder, "model")
@@ -186,12 +204,8 @@ class Checkpoint:
             component: `vae`, `text_encoder`, `condition_encoder` (with the silence latent) or `transformer`.
         """
         digest = hashlib.sha256()
-        if component in ("vae", "text_encoder"):
-            folder = self.layout.component(component)
-            source = WeightFile(folder, "diffusion_pytorch_model" if component == "vae" else "model")
-            weights = NamedWeights(source, {name: name for name in source})
-        else:
-            weights = self.weights(component)
+        weights = self.weights(component)
+        if component not in ("vae", "text_encoder"):
             digest.update(json.dumps([self.transformer_config["sliding_window"], self.is_xl]).encode())
         for name in sorted(weights):
             if name != SILENCE:
@@ -218,6 +232,12 @@ class Checkpoint:
             scheduler=self.scheduler(),
             **extra,
         )
+
+    def _weight(self, component: str, name: str) -> torch.Tensor:
+        weights = self.weights(component)
+        if name not in weights:
+            report_keys(f"{self.name} ({component})", missing=[name])
+        return weights[name]
 
     def _load(self, component: str, model_class: Any, dtype: torch.dtype | None) -> nn.Module:
         if component not in self.configs:
@@ -246,6 +266,34 @@ def _build(
     load_weights(model, weights, dtype)
     load_weights(model, given, dtype)
     return model.eval().requires_grad_(False)
+
+
+def empty_text_encoder(folder: Path) -> nn.Module:
+    """The text encoder that `folder/config.json` describes, on the meta device: its names and shapes."""
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModel
+
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{folder / 'config.json'}: is of no text encoder that transformers knows: {reason}") from error
+    with init_empty_weights(include_buffers=True):
+        return AutoModel.from_config(config, trust_remote_code=False)
+
+
+def _read_tensor(path: Path) -> torch.Tensor:
+    """A `.pt` file's tensor; nothing that the file asks for is run."""
+    try:
+        tensor = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # what a broken or a malicious file raises depends on where it breaks
+        raise UserError(
+            f"{path}: holds something else than a tensor, and pickled code is not run ({type(error).__name__}). "
+            "Take the file from the model's own repository."
+        ) from None
+    if not isinstance(tensor, torch.Tensor):
+        raise UserError(f"{path}: holds a {type(tensor).__name__}; expected a tensor [1, channels, frames].")
+    return tensor
 
 
 def _bf16_bytes(tensor: torch.Tensor) -> bytes:

@@ -9,11 +9,9 @@ from pathlib import Path
 import torch
 
 from acestep.errors import UserError
-from acestep.models.checkpoint import SILENCE, Checkpoint
+from acestep.models.checkpoint import CONVERTED, SILENCE, Checkpoint, empty_text_encoder
 from acestep.models.layout import read_json
-from acestep.models.weights import NamedWeights, WeightFile, check_weights, write_safetensors
-
-CONVERTED = ("transformer", "condition_encoder", "audio_tokenizer", "audio_token_detokenizer")
+from acestep.models.weights import NamedWeights, check_weights, write_safetensors
 
 
 def convert_checkpoint(
@@ -32,8 +30,12 @@ def convert_checkpoint(
     """
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise UserError(f"--output_dir {output_dir}: is there already and not empty. Choose another or remove it.")
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=output_dir.parent, prefix=f".{output_dir.name}-"))
+    made = [folder for folder in output_dir.parents if not folder.exists()]
+    try:
+        output_dir.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(dir=output_dir.parent, prefix=f".{output_dir.name}-"))
+    except OSError as error:
+        raise UserError(f"--output_dir {output_dir}: cannot be made: {error.strerror}. Choose another.") from error
     try:
         for component in ("vae", "text_encoder"):
             report(component)
@@ -52,6 +54,8 @@ def convert_checkpoint(
         staging.rename(output_dir)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
+        for folder in made:
+            folder.rmdir()
         raise
 
 
@@ -86,15 +90,17 @@ def _convert_component(checkpoint: Checkpoint, component: str, folder: Path, dty
 def _copy_component(checkpoint: Checkpoint, component: str, folder: Path, dtype: torch.dtype | None) -> None:
     """VAE and text encoder have the same names in both layouts."""
     source = checkpoint.layout.component(component)
-    stem = "diffusion_pytorch_model" if component == "vae" else "model"
-    weights = WeightFile(source, stem)
+    weights = checkpoint.weights(component)
     config = read_json(source / "config.json")
+    model = _empty_vae(source) if component == "vae" else empty_text_encoder(source)
+    check_weights(model, weights, str(source))
     if dtype is not None and component == "text_encoder":
         config.pop("torch_dtype", None)
         config["dtype"] = str(dtype).removeprefix("torch.")
+    config.pop("auto_map", None)  # names code that nobody runs and that is not copied
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    write_safetensors(folder / f"{stem}.safetensors", NamedWeights(weights, {name: name for name in weights}), dtype)
+    write_safetensors(folder / f"{weights.source.stem}.safetensors", weights, dtype)
 
 
 def _copy_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
@@ -105,6 +111,14 @@ def _copy_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
         of_encoder = path.name in ("config.json", "generation_config.json") or ".safetensors" in path.name
         if path.suffix in (".json", ".txt", ".jinja") and not of_encoder:
             shutil.copyfile(path, folder / path.name)
+
+
+def _empty_vae(folder: Path) -> torch.nn.Module:
+    from accelerate import init_empty_weights
+    from diffusers import AutoencoderOobleck
+
+    with init_empty_weights(include_buffers=True):
+        return AutoencoderOobleck.from_config(read_json(folder / "config.json"))
 
 
 def _meta_model(checkpoint: Checkpoint, component: str) -> torch.nn.Module:
@@ -128,18 +142,13 @@ def _meta_model(checkpoint: Checkpoint, component: str) -> torch.nn.Module:
 
 def _write_index(checkpoint: Checkpoint, folder: Path) -> None:
     """`model_index.json`, written by the pipeline class itself from components without weights."""
-    from accelerate import init_empty_weights
-    from diffusers import AceStepPipeline, AutoencoderOobleck
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
+    from diffusers import AceStepPipeline
 
-    with init_empty_weights(include_buffers=True):
-        vae = AutoencoderOobleck.from_config(AutoencoderOobleck.load_config(folder / "vae"))
-        text_encoder = AutoModel.from_config(AutoConfig.from_pretrained(folder / "text_encoder"))
     components = {name: _meta_model(checkpoint, name) if name in checkpoint.configs else None for name in CONVERTED}
     pipeline = AceStepPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=AutoTokenizer.from_pretrained(folder / "tokenizer"),
+        vae=_empty_vae(folder / "vae"),
+        text_encoder=empty_text_encoder(folder / "text_encoder"),
+        tokenizer=checkpoint.tokenizer(),
         scheduler=checkpoint.scheduler(),
         **components,
     )

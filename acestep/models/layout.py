@@ -12,7 +12,7 @@ BUNDLE = "ACE-Step/Ace-Step1.5"
 TEXT_ENCODER_FOLDER = "Qwen3-Embedding-0.6B"
 VARIANT_PREFIX = "acestep-v15-"
 _CONFIGS = ("model_index.json", "config.json", "*/config.json")
-_WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+_TEXTS = ("*.json", "*.txt", "*.jinja")
 
 
 @dataclass(frozen=True)
@@ -37,23 +37,40 @@ class Layout:
             name: `transformer`, `condition_encoder`, `audio_tokenizer`, `audio_token_detokenizer` (all four in the same
                 file of an original checkpoint), `vae`, `text_encoder`, `tokenizer` or `scheduler`.
         """
-        if self.kind == "diffusers":
-            folder = self.repository.fetch("model_index.json", f"{name}/*") / name
-            source = self.repository
-        elif name in ("vae", "text_encoder", "tokenizer"):
+        # Only safetensors: other forms of the same weights may lie beside them. The tokenizer needs none at all.
+        patterns = [*_TEXTS] if name in ("tokenizer", "scheduler") else [*_TEXTS, "*.safetensors"]
+        source, subfolder, advice = self.repository, name, ""
+        if self.kind == "original" and name in ("vae", "text_encoder", "tokenizer"):
             source = self.bundle or self.repository
             subfolder = "vae" if name == "vae" else TEXT_ENCODER_FOLDER
-            # The tokenizer's files lie beside gigabytes of weights that it does not need.
-            patterns = ("*.json", "*.txt", "*.jinja") if name == "tokenizer" else ("*.json", "*.txt", *_WEIGHTS)
-            folder = source.fetch(*(f"{subfolder}/{pattern}" for pattern in patterns)) / subfolder
-        else:
-            source = self.repository
-            subfolder = f"{self.variant_folder}/" if self.variant_folder else ""
-            names = ("config.json", "silence_latent.pt", *_WEIGHTS)
-            folder = source.fetch(*(subfolder + pattern for pattern in names)) / self.variant_folder
-        if not folder.is_dir():
-            raise UserError(f"{source.name}: has no folder {folder.name}/, where the {name} was looked for.")
-        return folder
+            advice = f" --bundle takes a folder or Hub id that holds vae/ and {TEXT_ENCODER_FOLDER}/."
+        elif self.kind == "original":
+            subfolder = self.variant_folder
+            patterns = ["config.json", "silence_latent.pt", *_weight_files("model")]
+        try:
+            root = source.fetch(*(f"{subfolder}/{pattern}" if subfolder else pattern for pattern in patterns))
+        except UserError as error:
+            raise UserError(f"{error}{advice}") from error
+        if not (root / subfolder).is_dir():
+            raise UserError(
+                f"{source.name}: has no folder {subfolder}/, where the {name.replace('_', ' ')} was looked for.{advice}"
+            )
+        return root / subfolder
+
+    def config_files(self, *names: str) -> dict[str, Path]:
+        """The `config.json` of each of these components that has one; the weights beside it are not downloaded.
+
+        In an original checkpoint it is one file, whatever the component.
+        """
+        folders = names if self.kind == "diffusers" else (self.variant_folder,) * len(names)
+        paths = [f"{folder}/config.json" if folder else "config.json" for folder in folders]
+        root = self.repository.fetch(*paths)
+        return {name: root / path for name, path in zip(names, paths, strict=True) if (root / path).is_file()}
+
+
+def _weight_files(stem: str) -> tuple[str, ...]:
+    # The Hub's `*` matches slashes too: `*.safetensors` would bring whatever lies in folders below.
+    return f"{stem}.safetensors", f"{stem}-*.safetensors", f"{stem}.safetensors.index.json"
 
 
 def find_layout(name: str, variant: str | None, bundle: str | None, revision: str | None) -> Layout:
@@ -75,12 +92,18 @@ def find_layout(name: str, variant: str | None, bundle: str | None, revision: st
             raise UserError(f"{name}: model_index.json is of a {pipeline}; expected an AceStepPipeline.")
         if variant:
             raise UserError(f"--variant {variant}: {name} is in diffusers' layout and holds one model. Leave it out.")
+        if bundle:
+            raise UserError(
+                f"--bundle {bundle}: {name} is in diffusers' layout with a VAE and a text encoder. Leave it out."
+            )
         return Layout("diffusers", repository)
     if _is_variant(folder):
-        if variant and _full_name(variant) != folder.name and not name.rstrip("/").endswith(_full_name(variant)):
+        own_name = folder.resolve().name if repository.is_local else name.rsplit("/", maxsplit=1)[-1]
+        if variant and _full_name(variant) != own_name:
             raise UserError(f"--variant {variant}: {name} holds one model only. Leave it out.")
         return Layout("original", repository, "", _bundle_for(repository, bundle))
-    variants = sorted(path.name for path in folder.iterdir() if _is_variant(path))
+    # A Hub repository without any of these files leaves no folder.
+    variants = sorted(path.parent.name for path in folder.glob("*/config.json") if _is_variant(path.parent))
     if not variants:
         raise UserError(
             f"{name}: no ACE-Step model found. Looked for model_index.json (diffusers' layout), a config.json with "
@@ -99,12 +122,15 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON file's object.
 
     Raises:
-        UserError: when it is missing or is not JSON.
+        UserError: when it is missing or is not a JSON object.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds a {type(content).__name__}; expected a JSON object.")
+    return content
 
 
 def _is_variant(folder: Path) -> bool:

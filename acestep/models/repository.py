@@ -23,6 +23,8 @@ class Repository:
         self.commit: str | None = None
         if self.is_local and revision:
             raise UserError(f"--revision {revision}: {name} is a folder; a revision belongs to a Hub repository.")
+        if self.local.is_file():
+            raise UserError(f"{name}: is a file; expected the folder of a model, or a Hub id.")
         if not self.is_local:
             _check_hub_id(self.name)
         self.revision = revision

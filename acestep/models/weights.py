@@ -3,12 +3,14 @@
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from safetensors import safe_open
 from torch import nn
 
 from acestep.errors import UserError
+from acestep.models.layout import read_json
 
 LISTED = 8  # keys named in an error; the rest is counted
 
@@ -53,7 +55,10 @@ class WeightFile:
             return [single]
         if not index.is_file():
             raise UserError(f"{self.folder}: neither {single.name} nor {index.name} is there.")
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        shards = read_json(index).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+            raise UserError(f'{index}: has no "weight_map" from weights to files. Download it again.')
+        names = sorted(set(shards.values()))
         missing = [name for name in names if not (self.folder / name).is_file()]
         if missing:
             raise UserError(f"{index}: names {', '.join(missing)}, which is not beside it. Download it again.")
@@ -72,6 +77,10 @@ class WeightFile:
 
     def __contains__(self, key: str) -> bool:
         return key in self._files
+
+    def metadata(self) -> dict[str, str]:
+        """The texts in the headers of all files."""
+        return {key: text for file in self._open.values() for key, text in (file.metadata() or {}).items()}
 
     def shape(self, key: str) -> tuple[int, ...]:
         """Shape of a tensor, from the file's header."""
@@ -185,7 +194,11 @@ def write_safetensors(path: Path, weights: NamedWeights, dtype: torch.dtype | No
         file.write(len(encoded).to_bytes(8, "little"))
         file.write(encoded)
         for name in weights:
-            tensor = weights[name]
-            if dtype is not None and tensor.is_floating_point():
-                tensor = tensor.to(dtype)
-            file.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            _write_tensor(file, weights[name], dtype)
+
+
+def _write_tensor(file: BinaryIO, tensor: torch.Tensor, dtype: torch.dtype | None) -> None:
+    # A function of its own: with the return the tensor goes, before the next one is read.
+    if dtype is not None and tensor.is_floating_point():
+        tensor = tensor.to(dtype)
+    file.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
