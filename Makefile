@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEMO ?= demo
 
 .PHONY: setup demo test quality format clean
 
@@ -16,8 +17,19 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
 	@touch $@
 
+# The whole main job on songs and a tiny model made on the spot: the same commands as for real ones.
 demo: $(READY)
-	$(BIN)/python scripts/demo_report.py --demo_dir demo
+	rm -rf $(DEMO)
+	$(BIN)/python scripts/make_demo.py --output_dir $(DEMO)
+	$(BIN)/python scripts/prepare_dataset.py --data_dir $(DEMO)/songs \
+		--pretrained_model_name_or_path $(DEMO)/model --output_dir $(DEMO)/data
+	$(BIN)/accelerate launch --cpu --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+		scripts/train_lora.py --config recipes/tiny_cpu.yaml --dataset $(DEMO)/data \
+		--pretrained_model_name_or_path $(DEMO)/model --output_dir $(DEMO)/lora
+	$(BIN)/python scripts/generate.py --pretrained_model_name_or_path $(DEMO)/model --lora $(DEMO)/lora --compare \
+		--prompt "bright synth-pop, fast arpeggios" --lyrics "[Instrumental]" --bpm 128 --keyscale "D major" \
+		--timesignature 4 --duration 10 --seed 1 --output $(DEMO)/music.wav
+	$(BIN)/python scripts/demo_report.py --demo_dir $(DEMO)
 
 test: $(READY)
 	$(BIN)/python -m pytest
@@ -31,4 +43,4 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf demo .pytest_cache .ruff_cache
+	rm -rf $(DEMO) .pytest_cache .ruff_cache
