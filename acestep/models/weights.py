@@ -1,6 +1,7 @@
 """Weights in safetensors files: read one tensor at a time, checked against the model before any is copied."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -176,14 +177,17 @@ def write_safetensors(path: Path, weights: NamedWeights, dtype: torch.dtype | No
     The format (https://github.com/huggingface/safetensors): eight bytes with the length of a JSON header with dtype,
     shape and byte range of each tensor, then the bytes. `safetensors.torch.save_file` would hold all tensors at once.
     """
+    dtypes = {name: weights.sample(name).dtype for name in weights}
+    if dtype is not None:
+        dtypes = {name: dtype if stored.is_floating_point else stored for name, stored in dtypes.items()}
+    # As the library orders them: wide elements first, so that each begins at a multiple of its size.
+    names = sorted(weights, key=lambda name: (-dtypes[name].itemsize, name))
     header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
     offset = 0
-    for name in weights:
-        kind = weights.sample(name).dtype
-        kind = dtype if dtype is not None and kind.is_floating_point else kind
-        size = torch.Size(weights.shape(name)).numel() * kind.itemsize
+    for name in names:
+        size = math.prod(weights.shape(name)) * dtypes[name].itemsize
         header[name] = {
-            "dtype": DTYPE_NAMES[kind],
+            "dtype": DTYPE_NAMES[dtypes[name]],
             "shape": list(weights.shape(name)),
             "data_offsets": [offset, offset + size],
         }
@@ -193,12 +197,10 @@ def write_safetensors(path: Path, weights: NamedWeights, dtype: torch.dtype | No
     with path.open("wb") as file:
         file.write(len(encoded).to_bytes(8, "little"))
         file.write(encoded)
-        for name in weights:
-            _write_tensor(file, weights[name], dtype)
+        for name in names:
+            _write_tensor(file, weights[name], dtypes[name])
 
 
-def _write_tensor(file: BinaryIO, tensor: torch.Tensor, dtype: torch.dtype | None) -> None:
+def _write_tensor(file: BinaryIO, tensor: torch.Tensor, dtype: torch.dtype) -> None:
     # A function of its own: with the return the tensor goes, before the next one is read.
-    if dtype is not None and tensor.is_floating_point():
-        tensor = tensor.to(dtype)
-    file.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    file.write(tensor.to(dtype).contiguous().reshape(-1).view(torch.uint8).numpy().data)

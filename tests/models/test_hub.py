@@ -97,7 +97,7 @@ def hub(tmp_path_factory):
         hub.repositories["model", "user/moved"].tags["v1"] = hub.old
         hub.new = hub.add_commit("user/moved", turbo)
         hub.fail_next("user/broken", times=1000)
-        hub.fail_next(f"user/late/resolve/{late}/transformer/diffusion", times=1000)
+        hub.fail_next(f"user/late/resolve/{late}/transformer/diffusion", status=403, times=1000)
         yield hub
 
 
