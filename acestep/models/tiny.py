@@ -55,6 +55,7 @@ def tiny_components(
     latent_channels: int = 64,
     decoder_channels: int = 4,
     downsampling_ratios: Sequence[int] = DOWNSAMPLING_RATIOS,
+    vae: AutoencoderOobleck | None = None,
 ) -> dict[str, Any]:
     """The components of an `AceStepPipeline`, by name; the same seed and sizes give the same weights.
 
@@ -72,6 +73,7 @@ def tiny_components(
             as this at 48 kHz, and so its encoding, much cheaper.
         decoder_channels: width of the VAE's decoder.
         downsampling_ratios: their product is the number of samples a latent frame.
+        vae: in place of one with random weights; it must have `latent_channels`.
 
     Raises:
         ValueError: for an unknown variant.
@@ -90,7 +92,7 @@ def tiny_components(
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        vae = AutoencoderOobleck(
+        vae = vae or AutoencoderOobleck(
             encoder_hidden_size=2 * latent_channels,  # its last layer gives the posterior's mean and scale
             downsampling_ratios=list(downsampling_ratios),
             channel_multiples=[1] * len(downsampling_ratios),

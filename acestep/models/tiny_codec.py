@@ -93,11 +93,11 @@ def write_inverse_transform(decoder: nn.Module) -> None:
         _set_weight(decoder.conv1, weight)
         weight = _kept_random(decoder.block[0].conv_t1, LINEAR_LATENTS)
         weight[LINEAR_LATENTS:, : 2 * _PHASES] = 0
-        weight[:LINEAR_LATENTS] = _transform(weight.shape[1])
+        weight[:LINEAR_LATENTS] = _transform(weight.shape[1]) / _low_pass_gain()[:, None, None] ** 2
         _set_weight(decoder.block[0].conv_t1, weight)
         weight = _kept_random(decoder.block[1].conv_t1, 2 * _PHASES)
         weight[2 * _PHASES :, :2] = 0
-        _lay_side_by_side(weight.transpose(0, 1))
+        _lay_side_by_side(weight)
         _set_weight(decoder.block[1].conv_t1, weight)
         for block, ratio in zip(decoder.block[2:], reversed(DOWNSAMPLING_RATIOS[:_LOW_PASS_LAYERS]), strict=True):
             weight = _kept_random(block.conv_t1, 2)
@@ -172,8 +172,22 @@ def _low_pass(ratio: int) -> torch.Tensor:
     return torch.tensor(taps / taps.sum(), dtype=torch.float32)
 
 
+def _low_pass_gain() -> torch.Tensor:
+    """What the three filters leave of each linear latent's band, `[latents]`; once down and once up it is squared."""
+    frequency = 12.5 * (np.array(MID_BANDS + SIDE_BANDS) + 0.5)
+    gain, rate = np.ones(LINEAR_LATENTS), 48_000
+    for ratio in DOWNSAMPLING_RATIOS[:_LOW_PASS_LAYERS]:
+        taps = _low_pass(ratio).numpy()
+        gain *= np.abs(np.exp(-2j * np.pi * frequency[:, None] / rate * np.arange(len(taps))) @ taps)
+        rate //= ratio
+    return torch.tensor(gain, dtype=torch.float32)
+
+
 def _lay_side_by_side(weight: torch.Tensor) -> None:
-    """Make `[out, in, taps]` put the 6 samples of a step of mid (channel 0) and of side (1) into 12 channels."""
+    """Lay the 6 samples of a step of mid (channel 0) and of side (1) into 12 channels; `[12 or more, 2 or more, taps]`.
+
+    With in- and outputs exchanged, as a transposed convolution has them, the same weight puts them back in a row.
+    """
     for signal in range(2):
         for phase in range(_PHASES):
             weight[_PHASES * signal + phase, signal, _PHASES // 2 + phase] = 1

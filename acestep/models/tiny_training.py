@@ -5,7 +5,7 @@ transformer and the condition encoder by ACE-Step's own law: flow matching, `t =
 learned null condition in place of every seventh or so. Numbers of steps are fixed, so that a seed gives one model.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from diffusers import AceStepPipeline
 from torch.nn import functional as F
 
-from acestep.models.tiny import encode_silence, tiny_components
+from acestep.models.tiny import tiny_components
 from acestep.models.tiny_codec import (
     LATENT_CHANNELS,
     new_codec,
@@ -65,12 +65,16 @@ def train_tiny_model(
     decoder_steps: int = 80,
     flow_steps: int = 250,
     held_out: int = 2,
+    segment_frames: int = SEGMENT_FRAMES,
+    sizes: Mapping[str, int] = SIZES,
     report: Callable[[str], None] = print,
 ) -> tuple[dict[str, Any], TrainingFigures]:
     """Train the tiny model.
 
     Args:
-        songs: at least `held_out + 1`, each of 10.3 seconds or more; the last `held_out` are only measured on.
+        songs: at least `held_out + 1`, none shorter than a segment; the last `held_out` are only measured on.
+        segment_frames: length in latent frames of what the transformer sees at once.
+        sizes: of the transformer and the condition encoder, as `tiny_components` takes them.
         report: takes the lines of progress.
 
     Returns:
@@ -80,24 +84,21 @@ def train_tiny_model(
         ValueError: for too few or too short songs.
     """
     frames = [len(song.audio) // _HOP for song in songs]
-    if len(songs) <= held_out or min(frames) < SEGMENT_FRAMES:
+    if len(songs) <= held_out or min(frames) < segment_frames:
         raise ValueError(
             f"{len(songs)} songs of {min(frames, default=0)} frames and more; "
-            f"expected over {held_out}, each of at least {SEGMENT_FRAMES} frames ({SEGMENT_FRAMES / 25:.1f} s)."
+            f"expected over {held_out}, each of at least {segment_frames} frames ({segment_frames / 25:.1f} s)."
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        components = tiny_components(seed, **SIZES)
         narrow, vae = new_narrow_encoder(), new_codec()
         write_inverse_transform(vae.decoder)
         waveforms = [torch.from_numpy(song.audio).T[:, : n * _HOP] for song, n in zip(songs, frames, strict=True)]
         latents = _normalized_latents(narrow, vae.decoder, waveforms, held_out)
         widen(narrow, vae.encoder)
         distance = _train_decoder(vae.decoder, waveforms, latents, held_out, decoder_steps, report)
-
-        components["vae"] = vae.eval()
-        components["condition_encoder"].silence_latent.copy_(encode_silence(vae))
-        flow = _FlowTraining(components, songs, latents, held_out)
+        components = tiny_components(seed, vae=vae, **sizes)
+        flow = _FlowTraining(components, songs, latents, held_out, segment_frames)
         loss = flow.train(flow_steps, report)
     return components, TrainingFigures(distance, loss)
 
@@ -137,8 +138,7 @@ def _train_decoder(decoder, waveforms, latents, held_out, steps, report) -> tupl
 
     @torch.no_grad()
     def measure() -> float:
-        first = SEGMENT_FRAMES // 2
-        pairs = [crop(index, start) for index in range(train, len(waveforms)) for start in (20, first)]
+        pairs = [crop(index, start) for index in range(train, len(waveforms)) for start in (5, 40)]
         audio, latent = (torch.stack(items) for items in zip(*pairs, strict=True))
         return spectral_distance(inner(audio), inner(decoder(latent))).item()
 
@@ -167,12 +167,12 @@ class _FlowTraining:
 
     batch_size = 6
 
-    def __init__(self, components, songs, latents, held_out):
+    def __init__(self, components, songs, latents, held_out, segment_frames):
         self.pipeline = AceStepPipeline(**components)
         self.transformer, self.condition_encoder = components["transformer"], components["condition_encoder"]
         self.songs, self.latents, self.train_count = songs, latents, len(songs) - held_out
-        self.silence = self.condition_encoder.silence_latent
-        seconds = SEGMENT_FRAMES / self.pipeline.latents_per_second
+        self.silence, self.frames = self.condition_encoder.silence_latent, segment_frames
+        seconds = segment_frames / self.pipeline.latents_per_second
         with torch.no_grad():
             self.prompts = [
                 self.pipeline.encode_prompt(
@@ -197,13 +197,12 @@ class _FlowTraining:
         )[0]
 
     def _loss(self, index, starts, noise, timestep, dropped) -> torch.Tensor:
-        clean = torch.stack([self.latents[index][start : start + SEGMENT_FRAMES] for start in starts])
+        clean = torch.stack([self.latents[index][start : start + self.frames] for start in starts])
         t = timestep[:, None, None]
         condition = self._condition(index).expand(len(clean), -1, -1)
         null = self.condition_encoder.null_condition_emb.expand_as(condition)
-        context = torch.cat(
-            [self.silence[:, :SEGMENT_FRAMES], torch.ones_like(self.silence[:, :SEGMENT_FRAMES])], dim=-1
-        )
+        silence = self.silence[:, : self.frames]
+        context = torch.cat([silence, torch.ones_like(silence)], dim=-1)  # beside it, the chunk mask
         velocity = self.transformer(
             hidden_states=t * noise + (1 - t) * clean,
             timestep=timestep,
@@ -214,9 +213,9 @@ class _FlowTraining:
         return F.mse_loss(velocity, noise - clean)
 
     def _draw(self, index: int, count: int, generator: torch.Generator | None = None):
-        spare = self.latents[index].shape[0] - SEGMENT_FRAMES
+        spare = self.latents[index].shape[0] - self.frames
         starts = torch.randint(spare + 1, (count,), generator=generator).tolist()
-        noise = torch.randn(count, SEGMENT_FRAMES, LATENT_CHANNELS, generator=generator)
+        noise = torch.randn(count, self.frames, LATENT_CHANNELS, generator=generator)
         normal = TIMESTEP_MU + TIMESTEP_SIGMA * torch.randn(2, count, generator=generator)
         dropped = torch.rand(count, generator=generator) < CONDITION_DROPOUT
         return starts, noise, torch.sigmoid(normal).amax(dim=0), dropped
