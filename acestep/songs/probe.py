@@ -19,7 +19,6 @@ from acestep.songs.ogg import hash_packets
 
 LOSSY = ("VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III")
 _FLOAT = ("FLOAT", "DOUBLE")
-WAVEFORM_BINS = 600
 LOUDEST_PEAK = 100.0  # floats that hold integers, or damaged ones; the loudest mixes stay under 10
 SHORTEST_FRAMES = 1920  # at 48 kHz: one latent frame
 
@@ -32,7 +31,6 @@ class Probe:
         id: hash of the content, 32 hex digits.
         frames, sample_rate, channels: as decoded.
         warnings: what a person should look at.
-        waveform: `WAVEFORM_BINS` peaks from 0 to 100, for drawing.
     """
 
     id: str
@@ -40,7 +38,6 @@ class Probe:
     sample_rate: int
     channels: int
     warnings: list[str] = field(default_factory=list)
-    waveform: list[int] = field(default_factory=list)
 
 
 def probe(path: Path, max_bytes: float, downmix: bool) -> Probe:
@@ -61,14 +58,14 @@ def probe(path: Path, max_bytes: float, downmix: bool) -> Probe:
         check_size(audio, max_bytes)
         if audio.channels > 2 and not downmix:
             raise UserError(f"has {audio.channels} channels; expected 1 or 2. Use --downmix to mix them to stereo.")
-        meter = Meter(audio.samplerate, audio.channels)
+        lossless = audio.subtype not in LOSSY
+        meter = Meter(audio.samplerate, audio.channels, lossless)
         digest = _read_all(audio, path, meter, max_bytes)
         measures = meter.result()
         if measures.frames < audio.frames:
             raise UserError(
                 f"is cut: {measures.frames} frames decode, its header promises {audio.frames}. Get an undamaged copy."
             )
-        lossless = audio.subtype not in LOSSY
     if not measures.finite:
         raise UserError("holds NaN or infinity. Export it again.")
     if measures.frames * 48000 < SHORTEST_FRAMES * audio.samplerate:
@@ -88,7 +85,7 @@ def probe(path: Path, max_bytes: float, downmix: bool) -> Probe:
     if audio.channels > 2:
         warnings.append(f"{audio.channels} channels are mixed to stereo")
     warnings += measure_warnings(measures, lossless)
-    return Probe(digest, measures.frames, audio.samplerate, audio.channels, warnings, _waveform(measures.window_peaks))
+    return Probe(digest, measures.frames, audio.samplerate, audio.channels, warnings)
 
 
 def _read_all(audio: soundfile.SoundFile, path: Path, meter: Meter, max_bytes: float) -> str:
@@ -144,8 +141,3 @@ class _FlacCheck:
             )
         if any(self._promise.md5) and self._digest.digest() != self._promise.md5:
             raise UserError("is damaged: what it decodes to does not match its MD5. Get an undamaged copy.")
-
-
-def _waveform(peaks: np.ndarray) -> list[int]:
-    bins = np.array_split(peaks, min(WAVEFORM_BINS, len(peaks))) if len(peaks) else []
-    return [min(100, round(float(part.max()) * 100)) for part in bins]

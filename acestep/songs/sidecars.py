@@ -47,6 +47,10 @@ class Reading:
                 continue
             if value is None:
                 continue
+            if name == "tags" and str(value).count(",") >= 2:
+                self.warnings.append(
+                    f'{where}: "tags" is read as the trigger tag; if it describes the song, name it "caption"'
+                )
             if target in seen and self.values[target] != value:
                 kept, dropped = (key, seen[target]) if name == target else (seen[target], key)
                 self.warnings.append(f"{where}: {show(kept)} and {show(dropped)} disagree; {show(kept)} is used.")

@@ -11,7 +11,7 @@ from acestep.songs.showing import printable
 from acestep.songs.song import Scan, Song
 
 _TITLES = ("song", "length", "caption", "lyrics", "bpm", "key", "language", "sources", "problems")
-_SHRINKING = {0: 12, 2: 10, 7: 7, 8: 8}  # column -> the width it keeps at least
+_SHRINKING = {0: 6, 2: 4, 5: 4, 6: 4, 7: 4, 8: 4}  # column -> the width it keeps at least
 _RIGHT = {1, 3, 4}
 
 
@@ -19,8 +19,8 @@ def song_table(scan: Scan, width: int | None = None) -> str:
     """Return the table, every problem in full, notes, totals and what to do next.
 
     Args:
-        width: columns of the terminal; the terminal's own if None. The table is exactly as wide, unless that is less
-            than some 80 columns, which its titles need.
+        width: columns of the terminal; the terminal's own if None. The table is exactly as wide, but never
+            under 57 columns.
     """
     width = width or shutil.get_terminal_size((120, 24)).columns
     parts = [_table(scan, width)] if scan.songs else []

@@ -17,6 +17,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+# Each worker has a core; libraries that start a thread a core would fight over them.
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
 
 class WorkerDied(Exception):
     """The process ended, or was ended, before it answered; the message says how."""
@@ -78,11 +81,12 @@ class Worker:
         self._log.seek(0)
         self._log.truncate()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "acestep.songs.worker"],
+            # -P: the folder one stands in may hold a file called like a module
+            [sys.executable, "-P", "-m", "acestep.songs.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,  # decoders chatter there
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)},
+            env={**os.environ, **_ONE_THREAD, "PYTHONPATH": os.pathsep.join(path for path in paths if path)},
         )
         return self._process
 

@@ -132,6 +132,11 @@ def test_a_name_wins_over_its_alias_and_the_disagreement_is_said(folder):
     assert 'song1.json: "key" occurs 2 times; the last one is used.' in song.warnings
 
 
+def test_tags_that_describe_a_song_are_said(folder):
+    song = folder.song(json={"tags": "pop, female voice, synths"}).only_song()
+    assert any('"tags" is read as the trigger tag' in warning for warning in song.warnings)
+
+
 @pytest.mark.parametrize("content", ["{", "[1]", '"x"', "null", "", '{"a": ' + "9" * 5000 + "}", "[" * 100_000])
 def test_a_json_that_is_none_skips_its_song_with_the_reason(folder, content):
     (skipped,) = folder.song(json=content).scan().skipped

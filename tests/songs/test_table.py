@@ -9,7 +9,7 @@ def _columns(line: str) -> int:
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in line)
 
 
-@pytest.mark.parametrize("width", [100, 140, 220])
+@pytest.mark.parametrize("width", [60, 80, 140, 220])
 def test_the_table_is_as_wide_as_it_is_told(folder, width):
     folder.song(
         "夜の電車が走るよどこまでも.wav", seed=1, lyrics="la\nla", json={"caption": "80年代のシンセ" * 9, "bpm": 99}
@@ -18,7 +18,17 @@ def test_the_table_is_as_wide_as_it_is_told(folder, width):
     lines = song_table(folder.scan(), width).split("\n\n")[0].split("\n")
     assert {_columns(line) for line in lines} == {width}
     titles = lines[0].split()
-    assert titles == ["song", "length", "caption", "lyrics", "bpm", "key", "language", "sources", "problems"]
+    assert width < 140 or titles == [
+        "song",
+        "length",
+        "caption",
+        "lyrics",
+        "bpm",
+        "key",
+        "language",
+        "sources",
+        "problems",
+    ]
 
 
 def test_problems_skips_notes_totals_and_next_steps_are_all_there(folder):

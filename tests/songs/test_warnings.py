@@ -71,8 +71,7 @@ def test_a_lossy_source_in_a_lossless_file(folder):
     spectrum = np.fft.rfft(noise, axis=0)
     spectrum[(16000 * 4) :] = 0
     cut = np.fft.irfft(spectrum, axis=0).astype(np.float32)
-    assert "nothing above 16." in _warnings(folder, cut)
-    assert "kHz: a lossy or upsampled source" in _warnings(folder, cut)
+    assert "nothing above some 16 kHz: a lossy or upsampled source" in _warnings(folder, cut)
     # A real encoder at a low rate, decoded again.
     soundfile.write(folder.root.parent / "x.mp3", noise, RATE, bitrate_mode="CONSTANT", compression_level=0.6)
     decoded, _ = soundfile.read(folder.root.parent / "x.mp3", dtype="float32")
