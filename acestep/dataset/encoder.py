@@ -94,7 +94,7 @@ class DatasetEncoder:
         with _timed(prepared, "audio"):
             self._encode_audio(songs, prepared)
         prompts = {
-            f"{song.file_name} ({kind})": prompt
+            f"{_row_name(song)} ({kind})": prompt
             for song in prepared.songs
             for kind, prompt in song_prompts(song).items()
         }
@@ -202,6 +202,10 @@ class _timed:
 
     def __exit__(self, *_exception: object) -> None:
         self.prepared.seconds[self.stage] = time.monotonic() - self.began
+
+
+def _row_name(song: Song) -> str:
+    return song.file_name if song.segment is None else f"{song.file_name} at {song.start:g} s"
 
 
 def _cut_warnings(name: str, prompt: Prompt, tokenizer: Any) -> list[str]:
