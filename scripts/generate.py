@@ -9,6 +9,7 @@ Steps, shift and guidance default to what the variant was made for. --compare wr
 with the same seed and without the LoRAs.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,12 +49,28 @@ def check(options: GenerateOptions) -> tuple[str, list[float]]:
         raise UserError(f"--duration is {options.duration}; expected more than 0 and at most 600 seconds.")
     if options.num_inference_steps is not None and options.num_inference_steps < 1:
         raise UserError(f"--num_inference_steps is {options.num_inference_steps}; expected at least 1.")
+    if options.shift is not None and not 0 < options.shift < math.inf:
+        raise UserError(f"--shift is {options.shift}; expected more than 0.")
+    if options.guidance_scale is not None and not 1 <= options.guidance_scale < math.inf:
+        raise UserError(f"--guidance_scale is {options.guidance_scale}; expected at least 1, which is no guidance.")
+    if options.bpm is not None and not 30 <= options.bpm <= 300:
+        raise UserError(f"--bpm is {options.bpm}; expected a number between 30 and 300.")
+    if not 0 <= options.seed < 2**63:
+        raise UserError(f"--seed is {options.seed}; expected at least 0 and less than 2^63.")
+    if options.lora_scale and not options.lora:
+        raise UserError("--lora_scale needs a --lora.")
     if options.compare and not options.lora:
         raise UserError("--compare needs a --lora to compare with.")
     scales = options.lora_scale or [1.0]
     scales = scales * len(options.lora) if len(scales) == 1 else scales
     if len(scales) != len(options.lora):
         raise UserError(f"--lora_scale has {len(scales)} values for {len(options.lora)} LoRAs; expected one each.")
+    from acestep.songs.languages import parse_language
+
+    try:
+        options.language = parse_language(options.language)
+    except UserError as error:
+        raise UserError(f"--language {error}") from None
     if options.lyrics_file is None:
         return options.lyrics, scales
     from acestep.songs.text_files import read_text
@@ -76,9 +93,17 @@ def main() -> None:
     output = Path(options.output)
     check_audio_name(output)
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {device}: cannot be used: {str(error).splitlines()[0]}") from None
     dtype = getattr(torch, options.dtype or ("bfloat16" if device.startswith("cuda") else "float32"))
     checkpoint = Checkpoint(options.pretrained_model_name_or_path, options.variant, options.bundle, options.revision)
     default = default_sampling(checkpoint.is_turbo)
+    if checkpoint.is_turbo and options.guidance_scale not in (None, 1.0):
+        raise UserError(
+            f"--guidance_scale {options.guidance_scale:g}: {checkpoint.name} is a turbo model, which has none."
+        )
     sampling = Sampling(
         steps=options.num_inference_steps or default.steps,
         shift=default.shift if options.shift is None else options.shift,

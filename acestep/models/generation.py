@@ -1,15 +1,22 @@
 """Music from a prompt: the pipeline with adapters on it, at the settings that its variant wants."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from acestep.errors import UserError
 from acestep.models.checkpoint import Checkpoint
+from acestep.models.repository import Repository
+from acestep.models.weights import WeightFile, report_keys
+
+logger = logging.getLogger(__name__)
 
 LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
+LORA_METADATA = "lora_adapter_metadata"  # the adapter's configuration in the file's header
 FORMATS = {".wav": ("WAV", "PCM_24"), ".flac": ("FLAC", "PCM_24")}
 
 
@@ -116,24 +123,69 @@ def write_audio(path: Path, audio: torch.Tensor, sample_rate: int) -> None:
 
 
 def check_audio_name(path: Path) -> None:
-    """Raise UserError unless the file can be written; called before the long work."""
+    """Raise UserError for a name that cannot be written; called before the long work."""
     if path.suffix.lower() not in FORMATS:
         raise UserError(f"--output {path}: ends with {path.suffix or 'nothing'!r}; expected .wav or .flac.")
+    if path.is_dir():
+        raise UserError(f"--output {path}: is a folder; expected the name of a file in it.")
 
 
 def _load_lora(pipeline: Any, lora: str, name: str) -> None:
-    path = Path(lora).expanduser()
-    if path.is_file():
-        source, weight_name = str(path.parent), path.name
-    else:
-        source, weight_name = str(path) if path.is_dir() else lora, LORA_WEIGHTS
-        if path.is_dir() and not (path / weight_name).is_file():
-            raise UserError(f"--lora {lora}: holds no {weight_name}, which train_lora.py writes.")
-        if not path.is_dir() and (lora.startswith((".", "/", "~")) or lora.count("/") != 1):
-            raise UserError(f"--lora {lora}: no such folder or file, and not a Hub id of the form `user/name` either.")
+    file = _lora_file(lora)
+    source = WeightFile(file.parent, file.stem)
+    _check_lora(lora, source, pipeline.transformer)
+    if not source.metadata().get(LORA_METADATA):
+        logger.warning(
+            "--lora %s: its header has no %s; the strength may be another than in training, because alpha is taken to "
+            "be the rank. --lora_scale corrects it.",
+            *(lora, LORA_METADATA),
+        )
     try:
-        pipeline.load_lora_weights(source, weight_name=weight_name, adapter_name=name, use_safetensors=True)
+        pipeline.load_lora_weights(
+            str(file.parent), weight_name=file.name, adapter_name=name, use_safetensors=True, local_files_only=True
+        )
     except (ValueError, OSError, RuntimeError, KeyError) as error:
-        raise UserError(f"--lora {lora}: cannot be loaded into this model: {str(error).splitlines()[0]}") from error
+        raise UserError(f"--lora {lora}: cannot be loaded into this model: {' '.join(str(error).split())}") from error
     if name not in pipeline.get_list_adapters().get("transformer", []):
         raise UserError(f"--lora {lora}: holds no weights for the transformer.")
+
+
+def _lora_file(lora: str) -> Path:
+    """The LoRA's file, downloaded where it is on the Hub."""
+    path = Path(lora).expanduser()
+    if path.is_file():
+        if path.suffix != ".safetensors":
+            raise UserError(f"--lora {lora}: ends with {path.suffix or 'nothing'!r}; expected a .safetensors file.")
+        return path
+    try:
+        repository = Repository(lora)
+        path = repository.fetch(LORA_WEIGHTS) / LORA_WEIGHTS
+    except UserError as error:
+        raise UserError(f"--lora {error}") from error
+    if not path.is_file():
+        raise UserError(f"--lora {lora}: holds no {LORA_WEIGHTS}, which train_lora.py writes.")
+    return path
+
+
+def _check_lora(lora: str, source: WeightFile, transformer: nn.Module) -> None:
+    """Compare the LoRA's layers with the transformer's; diffusers would only warn of those that have no place."""
+    shapes = {
+        name.removesuffix(".weight").removesuffix(".base_layer"): tuple(parameter.shape)  # [out, in]
+        for name, parameter in transformer.named_parameters()
+        if name.endswith(".weight")
+    }
+    unknown, shaped = [], []
+    for key in source:
+        layer, _, part = key.removeprefix("transformer.").partition(".lora_")
+        if not key.startswith("transformer.") or not part:
+            continue  # of another format, which diffusers may know
+        if layer not in shapes:
+            unknown.append(key)
+            continue
+        fits = {
+            "A.weight": source.shape(key)[-1] == shapes[layer][-1],
+            "B.weight": source.shape(key)[0] == shapes[layer][0],
+        }
+        if not fits.get(part, True):
+            shaped.append(f"{key} {list(source.shape(key))} for a layer of {list(shapes[layer])}")
+    report_keys(f"--lora {lora}", unknown=unknown, wrong_shape=shaped)
