@@ -99,6 +99,8 @@ def damage(path: Path) -> list[str]:
     elif magic in (b"RIFF", b"RF64", b"RIFX", b"FORM"):
         found, warning = chunk_damage(path)
         warnings = [warning] if warning else []
+    elif path.suffix.lower() in _NEEDS_CODEC:  # AAC's frames begin like MPEG's and are others
+        found, warnings = None, []
     elif magic[:3] == b"ID3" or magic[:1] == b"\xff" or path.suffix.lower() == ".mp3":
         content = path.read_bytes()
         stream = walk(content)

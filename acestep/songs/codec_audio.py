@@ -1,5 +1,6 @@
 """Audio that libsndfile does not read (M4A, AAC, WMA), by torchaudio with torchcodec, in soundfile's manner."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,8 @@ class CodecAudio:
             promised = AudioDecoder(str(path)).metadata.duration_seconds_from_header
             samples, self.samplerate = torchaudio.load(str(path))  # [channels, frames]
         except Exception as error:  # torchcodec passes on whatever FFmpeg raises
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            # "..., /build/decoder.cpp:51, Could not open /home/me/x.m4a ...": what is behind the place in its source.
+            reason = re.sub(r"^.*\.cpp:\d+, ", "", " ".join(str(error).split())).replace(str(path), path.name)
             raise UserError(f"cannot be decoded ({reason}). Get an undamaged copy, or convert it to FLAC.") from error
         self._samples = samples.numpy().T  # [frames, channels]
         self._position = 0

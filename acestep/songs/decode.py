@@ -14,6 +14,7 @@ from acestep.songs.workers import WorkerDied, run_in_workers
 # Gains of each channel to left and right, in the order of WAV files: front left, front right, centre, low frequency,
 # back left, back right. Centre and back at -3 dB, as ITU-R BS.775 mixes them; the low-frequency channel is left out.
 _HALF = 0.5**0.5
+_ROUNDING_SAMPLES = 48  # a millisecond: resampled lengths are rounded, of hours by some samples
 _DOWNMIX = {
     4: [[1, 0, _HALF, 0], [0, 1, 0, _HALF]],
     5: [[1, 0, _HALF, _HALF, 0], [0, 1, _HALF, 0, _HALF]],
@@ -56,7 +57,7 @@ def decode_songs(
             # Let each segment go as soon as it was handed on.
             samples, result[index] = result[index], None
             lacking = round(song.duration * SAMPLE_RATE) - samples.shape[1]
-            if lacking > 1:
+            if lacking > _ROUNDING_SAMPLES:
                 reason = f"decodes to {lacking / SAMPLE_RATE:.2f} s less than when it was scanned. Scan again."
                 yield song, SkippedSong(song.file_name, reason)
             else:
@@ -104,12 +105,14 @@ def resample(samples: np.ndarray, rate: int) -> np.ndarray:
 
     torch.set_num_threads(1)  # the other workers have the other cores
     # A channel at a time halves the memory of the filter's intermediate results.
-    return np.stack(
-        [
-            torchaudio.functional.resample(torch.from_numpy(np.ascontiguousarray(channel)), rate, SAMPLE_RATE).numpy()
-            for channel in samples
-        ]
-    )
+    resampled = None
+    for index, channel in enumerate(samples):
+        source = torch.from_numpy(np.ascontiguousarray(channel))
+        target = torchaudio.functional.resample(source, rate, SAMPLE_RATE).numpy()
+        if resampled is None:  # torchaudio rounds the length in float32: it is not known before
+            resampled = np.empty((2, len(target)), np.float32)
+        resampled[index] = target
+    return resampled
 
 
 def skip_reason(error: Exception) -> str:

@@ -32,6 +32,15 @@ def test_an_mp3_keeps_its_promises(tmp_path):
         assert mpeg.mpeg_warnings(stream) == []
 
 
+def test_an_mp3_cut_between_two_frames_breaks_its_promise(tmp_path):
+    content = write_audio(tmp_path / "x.mp3", music(2.0)).read_bytes()
+    frame = content.rfind(b"\xff\xfb", 0, len(content) * 2 // 3)
+    while mpeg.walk(content[:frame]).tail_bytes:  # the pattern may stand within a frame
+        frame = content.rfind(b"\xff\xfb", 0, frame)
+    stream = mpeg.walk(content[:frame])
+    assert f"{stream.frames} frames are there and its header promises {stream.promised}" in mpeg.mpeg_damage(stream)
+
+
 def test_one_flipped_bit_of_an_mp3_is_noticed(tmp_path):
     content = bytearray(write_audio(tmp_path / "x.mp3", music(2.0)).read_bytes())
     content[len(content) // 2] ^= 16

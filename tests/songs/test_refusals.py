@@ -146,16 +146,23 @@ def test_aiff_is_read(folder):
     assert song.duration == 0.5
 
 
-@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs the ffmpeg command to make an M4A")
-def test_m4a_is_read_with_torchcodec_or_skipped_with_the_way_to_convert(folder):
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs the ffmpeg command to make an M4A and an AAC")
+def test_m4a_and_aac_are_read_with_torchcodec_or_skipped_with_the_way_to_convert(folder):
     source = write_audio(folder.root / "x.wav", music(2.0))
-    subprocess.run(["ffmpeg", "-v", "error", "-i", source, folder.root / "y.m4a"], check=True)
+    for name in ("y.m4a", "z.aac"):
+        subprocess.run(["ffmpeg", "-v", "error", "-i", source, folder.root / name], check=True)
     source.unlink()
+    content = (folder.root / "y.m4a").read_bytes()
+    folder.write("cut.m4a", content[: len(content) // 2])
     scan = folder.scan()
+    reasons = {skipped.file_name: skipped.reason for skipped in scan.skipped}
     if importlib.util.find_spec("torchcodec"):
-        assert scan.songs[0].duration == pytest.approx(2.0, abs=0.1)
+        assert [song.file_name for song in scan.songs] == ["y.m4a", "z.aac"]
+        assert all(song.duration == pytest.approx(2.0, abs=0.1) for song in scan.songs)
+        assert str(folder.root) not in reasons["cut.m4a"]
     else:
-        assert 'Convert it (ffmpeg -i "y.m4a" "y.flac")' in _reason(scan)
+        assert set(reasons) == {"cut.m4a", "y.m4a", "z.aac"}
+        assert 'Convert it (ffmpeg -i "y.m4a" "y.flac")' in reasons["y.m4a"]
 
 
 def test_other_audio_that_cannot_be_read_says_how_to_convert(folder):
