@@ -1,5 +1,6 @@
 """Writing a checkpoint in diffusers' layout, one tensor in memory at a time."""
 
+import contextlib
 import json
 import shutil
 import tempfile
@@ -54,8 +55,9 @@ def convert_checkpoint(
         staging.rename(output_dir)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
-        for folder in made:
-            folder.rmdir()
+        with contextlib.suppress(OSError):  # somebody else has put something in
+            for folder in made:
+                folder.rmdir()
         raise
 
 
