@@ -1,6 +1,6 @@
 """Print what `make demo` made, as a table: songs, training, adapter, audio.
 
-    python scripts/demo_report.py --demo_dir demo
+python scripts/demo_report.py --demo_dir demo
 """
 
 import json
