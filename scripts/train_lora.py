@@ -4,6 +4,8 @@
         --output_dir my-lora --mixed_precision bf16 --gradient_checkpointing
     python scripts/train_lora.py --config recipes/tiny_cpu.yaml --dataset data --output_dir my-lora
 
+    accelerate launch scripts/train_lora.py --config my.yaml --resume_from_checkpoint latest
+
 Writes pytorch_lora_weights.safetensors, which `AceStepPipeline.load_lora_weights` loads, with metrics.jsonl, loss.png
 and training_summary.json beside it.
 """
@@ -13,7 +15,7 @@ from acestep.options import parse_options
 from acestep.train.options import TrainOptions
 
 
-def main() -> None:
+def main() -> int:
     options = parse_options(TrainOptions, __doc__)
 
     from acestep.quiet import quiet_libraries
@@ -21,7 +23,9 @@ def main() -> None:
     quiet_libraries()
     from acestep.train.run import train
 
-    train(options)
+    summary = train(options)
+    # as a shell counts a program that a signal ended, although this one saved first
+    return 128 + summary["stopped_by_signal"] if "stopped_by_signal" in summary else 0
 
 
 if __name__ == "__main__":

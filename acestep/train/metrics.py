@@ -10,11 +10,21 @@ METRICS_NAME = "metrics.jsonl"
 
 
 class MetricsFile:
-    """One JSON object a line, written at once so that an interrupted run keeps what it told."""
+    """One JSON object a line, written at once so that an interrupted run keeps what it told.
 
-    def __init__(self, folder: Path):
+    Args:
+        resumed_step: records up to this step are kept, later steps are made again; None begins anew.
+    """
+
+    def __init__(self, folder: Path, resumed_step: int | None = None):
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = (folder / METRICS_NAME).open("w", encoding="utf-8")
+        path, kept = folder / METRICS_NAME, []
+        if resumed_step is not None and path.is_file():
+            kept = [record for record in read_metrics(folder) if record["step"] <= resumed_step]
+        temporary = folder / f".{METRICS_NAME}"
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        temporary.replace(path)
+        self._file = path.open("a", encoding="utf-8")
 
     def write(self, record: dict[str, Any]) -> None:
         # not-a-number is no JSON: a reader gets null
@@ -27,9 +37,9 @@ class MetricsFile:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The records of a run."""
+    """The records of a run; a last line that a crash cut off is left out."""
     with (folder / METRICS_NAME).open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+        return [json.loads(line) for line in file if line.endswith("\n")]
 
 
 def running_mean(values: Iterable[float], weight: float = 0.95) -> list[float]:

@@ -64,9 +64,14 @@ class TrainOptions:
     gradient_checkpointing: bool = option(False, "compute activations twice to keep few of them in memory")
     seed: int = option(0, "the same seed gives the same run, whatever the batch layout")
 
-    save_every_n_epochs: int = option(
-        0, "keep the adapter as checkpoint-STEP after every so many epochs (0: only the last)"
+    save_every_n_epochs: int = option(0, "save checkpoint-STEP after every so many epochs (0: never)")
+    checkpointing_steps: int = option(0, "save checkpoint-STEP after every so many steps (0: never)")
+    checkpoint_every_minutes: float = option(0.0, "save checkpoint-STEP when so many minutes have passed (0: never)")
+    checkpoints_total_limit: int | None = option(None, "keep only so many checkpoints, the newest ones")
+    resume_from_checkpoint: str | None = option(
+        None, "go on from a checkpoint: its folder, or 'latest', the newest whole one in --output_dir"
     )
+    allow_resume_mismatch: bool = option(False, "go on although the run was begun with other options")
     logging_steps: int = option(1, "write the metrics of every so many steps")
     evaluation_draws: int = option(
         4, "noise levels at which the loss on all songs is measured with fixed noise before and after (0: not measured)"
@@ -88,7 +93,17 @@ class TrainOptions:
                 raise UserError(f"--{name} is {getattr(self, name)}; expected at least 1.")
         if self.max_train_steps is not None and self.max_train_steps < 1:
             raise UserError(f"--max_train_steps is {self.max_train_steps}; expected at least 1.")
-        for name in ("dataloader_num_workers", "save_every_n_epochs", "evaluation_draws", "max_grad_norm"):
+        if self.checkpoints_total_limit is not None and self.checkpoints_total_limit < 1:
+            raise UserError(f"--checkpoints_total_limit is {self.checkpoints_total_limit}; expected at least 1.")
+        not_negative = (
+            "dataloader_num_workers",
+            "save_every_n_epochs",
+            "checkpointing_steps",
+            "checkpoint_every_minutes",
+            "evaluation_draws",
+            "max_grad_norm",
+        )
+        for name in not_negative:
             if getattr(self, name) < 0:
                 raise UserError(f"--{name} is {getattr(self, name)}; expected 0 or more.")
         if self.learning_rate <= 0:

@@ -1,6 +1,8 @@
 """One run of training, from options to an adapter on disk."""
 
+import hashlib
 import json
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,12 @@ from acestep.models.checkpoint import Checkpoint
 from acestep.options import options_as_dict
 from acestep.train.adapter import WEIGHTS_NAME, add_lora, describe_lora
 from acestep.train.batches import TrainingSamples, check_lengths, crop_frames_of
+from acestep.train.checkpoints import SavedState, check_same_run, load_checkpoint
 from acestep.train.flow_matching import resolve_condition_dropout, resolve_timestep_law
 from acestep.train.loop import Trainer
 from acestep.train.metrics import METRICS_NAME, check_trackers, plot_loss
 from acestep.train.options import TrainOptions
+from acestep.train.signals import StopSignal
 from acestep.train.step import VelocityLoss
 
 SUMMARY_NAME = "training_summary.json"
@@ -27,7 +31,8 @@ def train(options: TrainOptions) -> dict[str, Any]:
     """Train an adapter and write it with its metrics.
 
     Returns:
-        The summary that is also written to `training_summary.json`.
+        The summary that is also written to `training_summary.json`; for a run that was told to stop only the signal's
+        number, `stopped_by_signal`, and the steps made.
 
     Raises:
         UserError: for options, a dataset or a model that do not fit together.
@@ -36,7 +41,11 @@ def train(options: TrainOptions) -> dict[str, Any]:
 
     options.check()
     output_dir = Path(options.output_dir)
-    _check_output(output_dir, options.overwrite_output_dir)
+    saved = None
+    if options.resume_from_checkpoint:
+        saved = load_checkpoint(options.resume_from_checkpoint, output_dir)
+    if saved is None:
+        _check_output(output_dir, options.overwrite_output_dir)
     trackers = check_trackers(options.report_to)
     rows, record = open_dataset(options.dataset)
     checkpoint = Checkpoint(options.pretrained_model_name_or_path, options.variant, revision=options.revision)
@@ -48,7 +57,7 @@ def train(options: TrainOptions) -> dict[str, Any]:
         mixed_precision=options.mixed_precision, cpu=options.cpu, log_with=trackers or None, project_dir=output_dir
     )
     began = time.monotonic()
-    trainer = _trainer(options, accelerator, checkpoint, rows, crop_frames)
+    trainer = _trainer(options, accelerator, checkpoint, rows, crop_frames, saved)
     if trackers:
         plain = {k: v if isinstance(v, (int, float, bool)) else str(v) for k, v in options_as_dict(options).items()}
         accelerator.init_trackers("acestep-lora", config=plain)
@@ -61,9 +70,23 @@ def train(options: TrainOptions) -> dict[str, Any]:
         f"condition dropout {samples.condition_dropout:g}, {accelerator.device}, "
         f"mixed precision {accelerator.mixed_precision}"
     )
-    before = trainer.evaluate(0) if options.evaluation_draws else None
-    trainer.train()
-    after = trainer.evaluate(trainer.steps) if options.evaluation_draws else None
+    if saved is not None:
+        check_same_run(saved.state["run"], trainer.identity, options.allow_resume_mismatch, say)
+        trainer.restore(saved)
+        trainer.before = saved.state["evaluation_before"]
+        say(f"going on from {saved.path}, step {trainer.progress.step} of {trainer.steps}")
+    elif options.evaluation_draws:
+        trainer.before = trainer.evaluate(0)
+    with StopSignal() as stop:
+        complete = trainer.train(stop)
+    if not complete:
+        say(
+            f"stopped after step {trainer.progress.step} of {trainer.steps}; everything is saved. Go on with the same "
+            "command and --resume_from_checkpoint latest."
+        )
+        accelerator.end_training()
+        return {"stopped_by_signal": stop.received or int(signal.SIGTERM), "steps": trainer.progress.step}
+    before, after = trainer.before, trainer.evaluate(trainer.steps) if options.evaluation_draws else None
     path = trainer.save(output_dir)
     summary = {
         "model": record.model,
@@ -74,7 +97,7 @@ def train(options: TrainOptions) -> dict[str, Any]:
         "processes": layout.processes,
         "timestep_law": samples.law,
         "condition_dropout": samples.condition_dropout,
-        "skipped_steps": trainer.bad_steps,
+        "skipped_steps": trainer.progress.bad_steps,
         "evaluation_before": before,
         "evaluation_after": after,
         "seconds": round(time.monotonic() - began, 1),
@@ -83,8 +106,8 @@ def train(options: TrainOptions) -> dict[str, Any]:
         (output_dir / SUMMARY_NAME).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         plot_loss(output_dir)
         say(f"{path}: {path.stat().st_size / 1e6:.1f} MB after {trainer.steps} steps, {summary['seconds']:.0f} s")
-        if trainer.bad_steps:
-            say(f"warning: {trainer.bad_steps} steps were not finite and were skipped.")
+        if trainer.progress.bad_steps:
+            say(f"warning: {trainer.progress.bad_steps} steps were not finite and were skipped.")
         if before:
             say(f"loss on all songs at fixed noise: {before['loss']:.4f} before, {after['loss']:.4f} after")
     accelerator.end_training()
@@ -92,7 +115,12 @@ def train(options: TrainOptions) -> dict[str, Any]:
 
 
 def _trainer(
-    options: TrainOptions, accelerator: Any, checkpoint: Checkpoint, rows: EncodedRows, crop_frames: int
+    options: TrainOptions,
+    accelerator: Any,
+    checkpoint: Checkpoint,
+    rows: EncodedRows,
+    crop_frames: int,
+    saved: SavedState | None,
 ) -> Trainer:
     """Model, adapter, optimizer and samples, put together."""
     transformer = checkpoint.transformer(_dtype(accelerator))
@@ -127,7 +155,42 @@ def _trainer(
         options.loss_weighting,
         options.snr_gamma,
     )
-    return Trainer(accelerator, transformer, optimizer, velocity_loss, rows, samples, options, Path(options.output_dir))
+    return Trainer(
+        accelerator,
+        transformer,
+        optimizer,
+        velocity_loss,
+        rows,
+        samples,
+        options,
+        Path(options.output_dir),
+        identity=_identity(options, checkpoint, rows, samples, accelerator.num_processes),
+        first_step=saved.state["progress"]["step"] if saved else 0,
+    )
+
+
+def _identity(
+    options: TrainOptions, checkpoint: Checkpoint, rows: EncodedRows, samples: TrainingSamples, processes: int
+) -> dict[str, Any]:
+    """What must be the same when a run goes on, in the order in which differences are named.
+
+    The layout of the effective batch is not in it (it changes nothing), nor is the number of epochs: more are allowed.
+    """
+    texts = ("id", "frames", "text_prompt", "genre_text_prompt", "lyric_prompt")
+    data = hashlib.sha256(json.dumps([rows.column(name) for name in texts]).encode()).hexdigest()[:16]
+    same = (
+        *("rank", "alpha", "use_rslora", "target_modules", "learning_rate", "lr_scheduler", "adam_beta1", "adam_beta2"),
+        *("adam_weight_decay", "adam_epsilon", "max_grad_norm", "crop_seconds", "sample_latents", "loss_weighting"),
+        *("snr_gamma", "mixed_precision", "seed"),
+    )
+    return {
+        "model": checkpoint.fingerprint("transformer"),
+        "dataset": data,
+        **{name: getattr(options, name) for name in same},
+        "timestep_law": samples.law,
+        "condition_dropout": samples.condition_dropout,
+        "effective_batch": options.train_batch_size * options.gradient_accumulation_steps * processes,
+    }
 
 
 def _dtype(accelerator: Any) -> torch.dtype:

@@ -1,0 +1,57 @@
+"""An optimizer's state as named tensors, so that it can be kept without pickle."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+Named = list[tuple[str, nn.Parameter]]
+
+
+def trainable(model: nn.Module) -> Named:
+    """Trainable weights by name, in the order of the model."""
+    return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def training_tensors(named: Named, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Weights as `weight/NAME` and the optimizer's tensors as `optimizer/NAME/KEY`.
+
+    Raises:
+        TypeError: for a state that is neither a tensor nor a number; no optimizer that is offered has one.
+    """
+    tensors = {f"weight/{name}": parameter for name, parameter in named}
+    for name, parameter in named:
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, (int, float)):
+                value = torch.tensor(value, dtype=torch.float64)  # noqa: PLW2901 - a count of steps
+            if not isinstance(value, torch.Tensor):
+                raise TypeError(f"optimizer state {key} is a {type(value).__name__}")
+            tensors[f"optimizer/{name}/{key}"] = value
+    return tensors
+
+
+@torch.no_grad()
+def restore_training_tensors(tensors: dict[str, torch.Tensor], named: Named, optimizer: torch.optim.Optimizer) -> None:
+    """Put back what `training_tensors` returned, bit for bit, on each weight's device."""
+    states: dict[str, dict[str, Any]] = {}
+    for full, tensor in tensors.items():
+        kind, rest = full.split("/", 1)
+        if kind == "optimizer":
+            name, key = rest.rsplit("/", 1)
+            states.setdefault(name, {})[key] = tensor
+    for name, parameter in named:
+        parameter.copy_(tensors[f"weight/{name}"])
+        if name in states:
+            optimizer.state[parameter] = {key: _placed(value, key, parameter) for key, value in states[name].items()}
+
+
+def missing_weights(tensors: Iterable[str], named: Named) -> list[str]:
+    """Weights of `named` that a checkpoint does not hold."""
+    held = set(tensors)
+    return [name for name, _ in named if f"weight/{name}" not in held]
+
+
+def _placed(value: torch.Tensor, key: str, parameter: nn.Parameter) -> torch.Tensor:
+    # torch keeps the count of steps on the CPU for its ordinary implementation
+    return value.clone() if key == "step" else value.to(parameter.device)

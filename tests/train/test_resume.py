@@ -1,0 +1,190 @@
+"""A run that cannot be lost: what is interrupted goes on bit for bit."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from acestep.errors import UserError
+from acestep.train.checkpoints import complete_checkpoints, damage, load_checkpoint, save_checkpoint
+from tests.conftest import ROOT
+from tests.train.encoded import make_dataset
+
+WEIGHTS = "pytorch_lora_weights.safetensors"
+
+
+def command(encoded, output, *more) -> list[str]:
+    parts = [sys.executable, ROOT / "scripts/train_lora.py", "--dataset", encoded.dataset]
+    parts += ["--pretrained_model_name_or_path", encoded.model, "--output_dir", output, "--cpu", "--rank", 4]
+    parts += ["--gradient_accumulation_steps", 2, "--max_train_steps", 12, "--learning_rate", 1e-2, *more]
+    return [str(part) for part in parts]
+
+
+def run(encoded, output, *more) -> subprocess.CompletedProcess:
+    return subprocess.run(command(encoded, output, *more), capture_output=True, text=True, check=False)
+
+
+def losses(output) -> list[tuple]:
+    records = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return [(r["step"], r["loss"], r["grad_norm"], r["learning_rate"]) for r in records if r["event"] == "step"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(encoded, tmp_path_factory):
+    output = tmp_path_factory.mktemp("undisturbed")
+    process = run(encoded, output, "--checkpointing_steps", 5)
+    assert process.returncode == 0, process.stderr
+    return output
+
+
+def assert_same_run(output, undisturbed) -> None:
+    assert losses(output) == losses(undisturbed)
+    found, expected = load_file(output / WEIGHTS), load_file(undisturbed / WEIGHTS)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+def test_ctrl_c_saves_and_the_run_goes_on_bit_for_bit(encoded, undisturbed, tmp_path):
+    """Stopped in the middle of an epoch (five songs, two a step) by a real signal."""
+    output = tmp_path / "out"
+    process = subprocess.Popen(command(encoded, output), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 120
+    while not (output / "metrics.jsonl").exists() or '"step": 2,' not in (output / "metrics.jsonl").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    printed = process.communicate(timeout=120)[0]
+    assert process.returncode == 128 + signal.SIGINT, printed
+    assert "everything is saved" in printed
+    assert not (output / WEIGHTS).exists()
+    resumed = run(encoded, output, "--resume_from_checkpoint", "latest", "--dataloader_num_workers", 1)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "going on from" in resumed.stdout
+    assert_same_run(output, undisturbed)
+
+
+def test_a_damaged_checkpoint_is_named_and_passed_over(encoded, undisturbed, tmp_path):
+    output = tmp_path / "out"
+    shutil.copytree(undisturbed, output)
+    (output / WEIGHTS).unlink()
+    newest = output / "checkpoint-10" / "training_state.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[-1] ^= 1
+    newest.write_bytes(content)
+    refused = run(encoded, output, "--resume_from_checkpoint", output / "checkpoint-10")
+    assert refused.returncode == 2
+    assert "training_state.safetensors is not what was written" in refused.stderr
+    resumed = run(encoded, output, "--resume_from_checkpoint", "latest")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "checkpoint-10 is damaged" in resumed.stdout
+    assert "step 5 of 12" in resumed.stdout
+    assert_same_run(output, undisturbed)
+
+
+def test_what_must_match_is_compared_and_the_first_difference_named(encoded, undisturbed, tmp_path):
+    output = tmp_path / "out"
+    shutil.copytree(undisturbed, output)
+    resume = ("--resume_from_checkpoint", output / "checkpoint-5")
+    refused = run(encoded, output, *resume, "--seed", 1)
+    assert refused.returncode == 2
+    assert "seed was 0 in the checkpoint and is 1 now" in refused.stderr
+    assert "--allow_resume_mismatch" in refused.stderr
+    other = make_dataset(tmp_path / "other", encoded.model, [60, 41, 75, 60, 50])
+    refused = run(encoded, output, *resume, "--dataset", other)
+    assert "dataset was" in refused.stderr
+    more = run(encoded, output, *resume, "--max_train_steps", 14)  # more steps than before are allowed
+    assert more.returncode == 0, more.stderr
+    assert [step for step, *_ in losses(output)] == list(range(1, 15))
+    insisted = run(encoded, output, *resume, "--seed", 1, "--allow_resume_mismatch")
+    assert insisted.returncode == 0, insisted.stderr
+    assert "seed was 0" in insisted.stdout
+
+
+def test_two_processes_go_on_bit_for_bit(encoded, tmp_path):
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
+    launch += ["--config_file", str(ROOT / "accelerate_configs/cpu_2_processes.yaml")]
+    outputs = [tmp_path / "whole", tmp_path / "resumed"]
+    for output in outputs:
+        arguments = command(encoded, output, "--checkpointing_steps", 4, "--max_train_steps", 6)[1:]
+        done = subprocess.run([*launch, *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    for name in (WEIGHTS, "training_summary.json"):
+        (outputs[1] / name).unlink()
+    done = subprocess.run(
+        [*launch, *arguments, "--resume_from_checkpoint", "latest"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "going on from" in done.stdout
+    assert_same_run(outputs[1], outputs[0])
+
+
+WRITER = """
+import sys, torch
+from pathlib import Path
+from acestep.train.checkpoints import save_checkpoint
+output, begin = Path(sys.argv[1]), int(sys.argv[2])
+for step in range(begin, begin + 1000):
+    tensors = {"weight/a": torch.full((200_000,), float(step)), "optimizer/a/step": torch.tensor(float(step))}
+    save_checkpoint(output, step, tensors, {"progress": {"step": step}},
+                    lambda folder: (folder / "adapter").write_bytes(bytes([step % 256]) * 100_000), keep=3)
+    print(step, flush=True)
+"""
+
+
+def test_kill_9_at_any_moment_leaves_the_last_whole_checkpoint(tmp_path):
+    """Twenty-five kills at random moments of a program that does nothing but save."""
+    moments, last = random.Random(0), 0
+    for _ in range(25):
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path), str(last + 1)], stdout=subprocess.PIPE, text=True
+        )
+        reported = int(process.stdout.readline())  # it runs
+        time.sleep(moments.uniform(0.0, 0.05))
+        process.send_signal(signal.SIGKILL)
+        reported = max([reported, *map(int, process.stdout.read().split())])
+        process.wait()
+        saved = load_checkpoint("latest", tmp_path, say=pytest.fail)
+        assert saved.state["progress"]["step"] >= reported  # nothing that was reported is lost
+        last = saved.state["progress"]["step"]
+        assert saved.tensors["weight/a"].eq(last).all()
+        assert damage(saved.path) is None
+
+
+def test_each_file_that_is_missing_cut_or_changed_is_noticed(tmp_path):
+    def write_adapter(folder):
+        (folder / "adapter").write_text("weights")
+
+    path = save_checkpoint(tmp_path, 7, {"weight/a": torch.ones(3)}, {"progress": {"step": 7}}, write_adapter)
+    assert damage(path) is None
+    for file in sorted(path.iterdir()):
+        whole = file.read_bytes()
+        for content in (None, whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1]), b""):
+            file.unlink() if content is None else file.write_bytes(content)
+            if file.name != "manifest.json" or content != whole[:-1]:  # its last byte is a line's end
+                assert damage(path) is not None, (file.name, content)
+            file.write_bytes(whole)
+    assert load_checkpoint("latest", tmp_path).state == {"progress": {"step": 7}}
+    assert load_checkpoint("latest", tmp_path / "empty") is None
+    with pytest.raises(UserError, match="no checkpoint there"):
+        load_checkpoint(str(tmp_path), tmp_path)
+
+
+def test_old_checkpoints_go_only_when_the_new_one_is_whole(tmp_path, monkeypatch):
+    for step in range(1, 6):
+        save_checkpoint(tmp_path, step, {"weight/a": torch.ones(3)}, {}, lambda folder: None, keep=2)
+    assert [step for step, _ in complete_checkpoints(tmp_path)] == [4, 5]
+
+    def disk_full(folder):
+        raise OSError(28, os.strerror(28))
+
+    with pytest.raises(UserError, match=r"No space left on device.*Earlier checkpoints are whole"):
+        save_checkpoint(tmp_path, 6, {"weight/a": torch.ones(3)}, {}, disk_full, keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-4", "checkpoint-5"]
