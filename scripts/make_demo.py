@@ -22,8 +22,8 @@ class MakeDemoOptions:
     output_dir: Path = option(Path("demo"), help="folder for songs/ and model/")
     seed: int = option(0, help="seed of the music and the model")
     practice_songs: int = option(12, help="pieces of music that the tiny model learns from, two of them only measured")
-    decoder_steps: int = option(80, help="training steps of the VAE's decoder")
-    flow_steps: int = option(250, help="training steps of the transformer and the condition encoder")
+    decoder_steps: int = option(40, help="training steps of the VAE's decoder")
+    flow_steps: int = option(300, help="training steps of the transformer and the condition encoder")
 
 
 def main() -> None:

@@ -3,7 +3,8 @@
 A VAE that reconstructs music is not trained in a minute. But the encoder's strided convolutions can *be* a known good
 codec: three low-pass filters that go from 48 to 1.5 kHz, then a modified discrete cosine transform (MDCT) of 60 bands
 12.5 Hz wide, of which the mid (left + right) and side (left - right) signals keep their lowest. The decoder holds its
-inverse, and only what lies above is left to be learned, from the latents that are free.
+inverse. Of what lies above, the last 8 latents say how strong it is: two bands, squared by the encoder's activations,
+at four moments of a frame. The decoder has to learn what such beats sound like.
 
 A channel of a layer is made linear by a large `beta` of its Snake activation, `x + sin(alpha x)**2 / beta`; a residual
 unit whose last weights are zero passes its input on.
@@ -27,6 +28,9 @@ POSTERIOR_STD = 0.1
 _PHASES = 6  # samples at 1.5 kHz side by side at 250 Hz
 _LINEAR = 14.0  # log(beta): the activation adds less than 1e-6
 _LOW_PASS_LAYERS = 3
+# band-passes of 7 taps at 48 kHz, about 3 to 9 kHz and above 12 kHz
+_BEAT_BANDS = ((-0.1, -0.25, 0.0, 0.7, 0.0, -0.25, -0.1), (0.12, -0.48, 1.0, -1.28, 1.0, -0.48, 0.12))
+_MOMENTS = (LATENT_CHANNELS - LINEAR_LATENTS) // len(_BEAT_BANDS)
 
 
 def new_codec() -> AutoencoderOobleck:
@@ -43,32 +47,34 @@ def new_codec() -> AutoencoderOobleck:
 
 
 def new_narrow_encoder() -> OobleckEncoder:
-    """The transform's encoder in as few channels as it needs: a tenth of the arithmetic, the same result (`widen`).
-
-    What its spare channels compute from the music's upper range is random and becomes the latents that are free.
-    """
+    """The transform's encoder in as few channels as it needs: a tenth of the arithmetic, the same result (`widen`)."""
     encoder = OobleckEncoder(4, 2, list(DOWNSAMPLING_RATIOS), [1, 1, 1, 4, 16])
     encoder.conv2 = nn.utils.weight_norm(nn.Conv1d(LATENT_CHANNELS, 2 * LATENT_CHANNELS, 3, padding=1))
     with torch.no_grad():
         _silence_residual_units(encoder)
-        for block in encoder.block[: _LOW_PASS_LAYERS + 1]:
-            block.snake1.beta[:, :2] = _LINEAR
-        encoder.block[4].snake1.beta[:, : 2 * _PHASES] = _LINEAR
-        encoder.snake1.beta[:, :LINEAR_LATENTS] = _LINEAR
+        for activation in (*(block.snake1 for block in encoder.block), encoder.snake1):
+            activation.beta.fill_(_LINEAR)
+        # the beats' two channels are squared instead: x + 4 sin(8 x)**2, of which later layers keep the slow part
+        encoder.block[0].snake1.alpha[:, 2:] = float(np.log(8))
+        encoder.block[0].snake1.beta[:, 2:] = float(np.log(1 / 4))
 
-        weight = _kept_random(encoder.conv1, 2)
+        weight = torch.zeros_like(encoder.conv1.weight_v)
         weight[0, :, 3] = 0.5  # mid
         weight[1, :, 3] = torch.tensor([0.5, -0.5])  # side
+        weight[2:] = 0.5 * torch.tensor(_BEAT_BANDS)[:, None]
         _set_weight(encoder.conv1, weight)
         for block, ratio in zip(encoder.block[:_LOW_PASS_LAYERS], DOWNSAMPLING_RATIOS, strict=False):
-            weight = _kept_random(block.conv1, 2)
-            weight[0, 0] = weight[1, 1] = _low_pass(ratio)
-            _set_weight(block.conv1, weight)
-        weight = _kept_random(encoder.block[3].conv1, 2 * _PHASES)
+            _set_weight(block.conv1, torch.eye(4)[:, :, None] * _low_pass(ratio))
+        weight = torch.zeros_like(encoder.block[3].conv1.weight_v)
         _lay_side_by_side(weight)
+        for band in range(2):
+            weight[2 * _PHASES + band, 2 + band, _PHASES // 2 : -_PHASES // 2] = 1 / _PHASES
         _set_weight(encoder.block[3].conv1, weight)
-        weight = _kept_random(encoder.block[4].conv1, LINEAR_LATENTS)
+        weight = torch.zeros_like(encoder.block[4].conv1.weight_v)
         weight[:LINEAR_LATENTS] = _transform(weight.shape[1])
+        for band in range(2):
+            moments = slice(LINEAR_LATENTS + band * _MOMENTS, LINEAR_LATENTS + (band + 1) * _MOMENTS)
+            weight[moments, 2 * _PHASES + band] = _moments()
         _set_weight(encoder.block[4].conv1, weight)
         weight = torch.zeros_like(encoder.conv2.weight_v)
         weight[:LATENT_CHANNELS, :, 1] = torch.eye(LATENT_CHANNELS)
@@ -191,6 +197,13 @@ def _lay_side_by_side(weight: torch.Tensor) -> None:
     for signal in range(2):
         for phase in range(_PHASES):
             weight[_PHASES * signal + phase, signal, _PHASES // 2 + phase] = 1
+
+
+def _moments() -> torch.Tensor:
+    """Bell-shaped means over four parts of a frame's 10 steps at 250 Hz: `[4, 20 taps]`."""
+    centers = 4.5 + 10 / _MOMENTS * (torch.arange(_MOMENTS) + 0.5)
+    bells = torch.exp(-(((torch.arange(20) - centers[:, None]) / 1.5) ** 2))
+    return bells / bells.sum(dim=1, keepdim=True)
 
 
 def _transform(channels: int) -> torch.Tensor:

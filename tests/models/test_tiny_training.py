@@ -99,8 +99,8 @@ def test_the_same_seed_trains_the_same_model():
 
 
 def test_too_few_or_too_short_songs_are_refused():
-    song = PracticeSong(_tones(5.0), "short", bpm=100, keyscale="A major")
+    song = PracticeSong(_tones(4.0), "short", bpm=100, keyscale="A major")
     with pytest.raises(
-        ValueError, match=r"3 songs of 125 frames and more; expected over 2, each of at least 256 frames"
+        ValueError, match=r"3 songs of 100 frames and more; expected over 2, each of at least 128 frames"
     ):
         train_tiny_model([song] * 3)
