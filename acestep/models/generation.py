@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from acestep.adapters.load import is_other_kind, load_adapter
 from acestep.errors import UserError
 from acestep.models.checkpoint import Checkpoint
 from acestep.models.repository import Repository
@@ -69,7 +70,16 @@ class Generator:
         for name, lora in zip(self.adapters, loras or [], strict=True):
             _load_lora(self.pipeline, lora, name)
         if self.adapters:
+            self._activate()
+
+    def _activate(self) -> None:
+        kinds = {name: self.pipeline.transformer.peft_config[name].peft_type.value for name in self.adapters}
+        if "OFT" not in kinds.values():
             self.pipeline.set_adapters(self.adapters, self.scales)
+        elif self.scales == [1.0]:
+            self.pipeline.transformer.set_adapter(self.adapters[0])
+        else:  # a rotation has no strength to scale, and PEFT cannot put another adapter beside it
+            raise UserError("--lora_scale: an OFT adapter plays alone and at 1 only.")
 
     def __call__(
         self,
@@ -133,6 +143,9 @@ def check_audio_name(path: Path) -> None:
 def _load_lora(pipeline: Any, lora: str, name: str) -> None:
     file = _lora_file(lora)
     source = WeightFile(file.parent, file.stem)
+    if is_other_kind(list(source)):
+        load_adapter(pipeline.transformer, file, name)
+        return
     _check_lora(lora, source, pipeline.transformer)
     if not source.metadata().get(LORA_METADATA):
         logger.warning(

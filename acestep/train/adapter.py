@@ -34,34 +34,62 @@ def expand_target_modules(names: list[str], transformer: nn.Module) -> list[str]
     return expanded
 
 
-def add_lora(
-    transformer: nn.Module, target_modules: list[str], rank: int, alpha: float, use_rslora: bool, seed: int
+def add_adapter(
+    transformer: nn.Module,
+    target_modules: list[str],
+    rank: int,
+    alpha: float,
+    use_rslora: bool,
+    seed: int,
+    kind: str = "lora",
 ) -> list[nn.Parameter]:
-    """Put a LoRA on the transformer; everything else is frozen.
+    """Put an adapter on the transformer; everything else is frozen.
 
     Args:
         target_modules: as `expand_target_modules` takes them.
+        rank: of the update; the size of OFT's blocks.
+        kind: "lora", "dora", "lokr", "loha" or "oft".
         seed: of the random start, the same in every process.
 
     Returns:
         The trainable weights, float32.
     """
     from diffusers.training_utils import cast_training_params
-    from peft import LoraConfig
 
     transformer.requires_grad_(False)
-    alpha = int(alpha) if float(alpha).is_integer() else alpha
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=alpha,
-        use_rslora=use_rslora,
-        target_modules=expand_target_modules(target_modules, transformer),
-    )
+    targets = expand_target_modules(target_modules, transformer)
+    if kind == "oft":
+        _check_blocks(transformer, targets, rank)
+    config = _config(kind, targets, rank, int(alpha) if float(alpha).is_integer() else alpha, use_rslora)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         transformer.add_adapter(config)
     cast_training_params(transformer, dtype=torch.float32)
     return [parameter for parameter in transformer.parameters() if parameter.requires_grad]
+
+
+def _check_blocks(transformer: nn.Module, targets: list[str], size: int) -> None:
+    """PEFT would take another size of block with no more than a warning."""
+    for name, module in transformer.named_modules():
+        if isinstance(module, nn.Linear) and name.endswith(tuple(targets)) and module.in_features % size:
+            raise UserError(
+                f"--adapter oft --rank {size}: blocks of {size} do not divide the {module.in_features} inputs of {name}. "
+                "Choose a divisor, such as 32 or 64."
+            )
+
+
+def _config(kind: str, targets: list[str], rank: int, alpha: float, use_rslora: bool) -> Any:
+    import peft
+
+    if kind == "lokr":
+        return peft.LoKrConfig(r=rank, alpha=alpha, target_modules=targets)
+    if kind == "loha":
+        return peft.LoHaConfig(r=rank, alpha=alpha, target_modules=targets)
+    if kind == "oft":
+        return peft.OFTConfig(r=0, oft_block_size=rank, target_modules=targets)
+    return peft.LoraConfig(
+        r=rank, lora_alpha=alpha, use_rslora=use_rslora, use_dora=kind == "dora", target_modules=targets
+    )
 
 
 def save_lora(transformer: nn.Module, folder: Path) -> Path:
@@ -100,5 +128,7 @@ def save_lora(transformer: nn.Module, folder: Path) -> Path:
 def describe_lora(parameters: list[nn.Parameter], options: Any) -> str:
     """One line about the adapter."""
     count = sum(parameter.numel() for parameter in parameters)
-    kind = "rsLoRA" if options.use_rslora else "LoRA"
-    return f"{kind} rank {options.rank}, alpha {options.alpha:g}, {count / 1e6:.2f} M weights"
+    names = {"lora": "LoRA", "dora": "DoRA", "lokr": "LoKr", "loha": "LoHa", "oft": "OFT"}
+    kind = ("rs" if options.use_rslora else "") + names[options.adapter]
+    size = f"blocks of {options.rank}" if kind == "OFT" else f"rank {options.rank}, alpha {options.alpha:g}"
+    return f"{kind} {size}, {count / 1e6:.2f} M weights"

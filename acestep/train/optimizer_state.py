@@ -52,6 +52,8 @@ def missing_weights(tensors: Iterable[str], named: Named) -> list[str]:
     return [name for name, _ in named if f"weight/{name}" not in held]
 
 
-def _placed(value: torch.Tensor, key: str, parameter: nn.Parameter) -> torch.Tensor:
+def _placed(value: torch.Tensor, key: str, parameter: nn.Parameter) -> torch.Tensor | float:
+    if value.dtype == torch.float64 and value.ndim == 0:  # a plain number, as `training_tensors` keeps it
+        return int(value) if float(value).is_integer() else float(value)
     # torch keeps the count of steps on the CPU for its ordinary implementation
     return value.clone() if key == "step" else value.to(parameter.device)

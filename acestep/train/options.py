@@ -8,6 +8,8 @@ from acestep.options import option, required
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 TIMESTEP_LAWS = ("auto", "logit_normal_max", "logit_normal", "turbo", "uniform")
 LOSS_WEIGHTINGS = ("none", "min_snr")
+ADAPTERS = ("lora", "dora", "lokr", "loha", "oft")
+OPTIMIZERS = ("adamw", "adamw8bit", "paged_adamw8bit", "adafactor")
 MLP = ("gate_proj", "up_proj", "down_proj")
 SCHEDULES = (
     "linear",
@@ -22,14 +24,19 @@ SCHEDULES = (
 
 @dataclass
 class TrainOptions:
-    dataset: str = required("folder that prepare_dataset.py wrote")
+    dataset: str = required("folder that prepare_dataset.py wrote, or Hub id of a dataset that it uploaded")
     pretrained_model_name_or_path: str = required("folder or Hub id of the model, the one the dataset was made for")
     output_dir: str = required("folder for the adapter, its checkpoints and the metrics")
+    streaming: bool = option(
+        False, "read each song from the Hub when it is its turn, without downloading the dataset; the run is the same"
+    )
+    dataset_revision: str | None = option(None, "branch, tag or commit of a Hub dataset")
     variant: str | None = option(None, "which model of an original bundle, such as base, sft, turbo or xl-base")
     revision: str | None = option(None, "branch, tag or commit of a Hub model")
     overwrite_output_dir: bool = option(False, "train into an --output_dir that holds an adapter already")
 
-    rank: int = option(64, "rank of the LoRA")
+    adapter: str = option("lora", "kind of adapter; diffusers' pipelines load lora and dora", ADAPTERS)
+    rank: int = option(64, "rank of the adapter; for oft the size of its blocks")
     lora_alpha: float | None = option(None, "the update counts alpha / rank; default: the rank")
     use_rslora: bool = option(False, "rank-stabilised LoRA: the update counts alpha / sqrt(rank)")
     target_modules: list[str] = option(
@@ -43,6 +50,8 @@ class TrainOptions:
     crop_seconds: float = option(0.0, "train on random crops of this length (0: whole songs)")
     dataloader_num_workers: int = option(0, "processes that read and draw ahead of the device")
 
+    optimizer: str = option("adamw", "8-bit ones need less memory, paged ones still less on the GPU", OPTIMIZERS)
+    loraplus_lr_ratio: float = option(0.0, "LoRA+: learning rate of the B matrices over the others' (0: the same)")
     learning_rate: float = option(1e-4, "peak learning rate")
     lr_scheduler: str = option("cosine", "schedule of the learning rate", SCHEDULES)
     lr_warmup_steps: int | None = option(None, "steps of linear warm-up; default: a tenth of all steps, at most 100")
@@ -61,6 +70,7 @@ class TrainOptions:
     sample_latents: bool = option(False, "draw latents from the VAE's posterior instead of taking its mean")
 
     mixed_precision: str = option("no", "dtype of the frozen model and of its arithmetic", ["no", "bf16"])
+    quantization: str = option("none", "of the frozen model by bitsandbytes", ["none", "int8", "nf4"])
     gradient_checkpointing: bool = option(False, "compute activations twice to keep few of them in memory")
     seed: int = option(0, "the same seed gives the same run, whatever the batch layout")
 
@@ -106,6 +116,14 @@ class TrainOptions:
         for name in not_negative:
             if getattr(self, name) < 0:
                 raise UserError(f"--{name} is {getattr(self, name)}; expected 0 or more.")
+        if self.use_rslora and self.adapter not in ("lora", "dora"):
+            raise UserError(f"--use_rslora: has no meaning for --adapter {self.adapter}; it is for lora and dora.")
+        if self.loraplus_lr_ratio and self.adapter not in ("lora", "dora"):
+            raise UserError(
+                f"--loraplus_lr_ratio: --adapter {self.adapter} has no B matrices; it is for lora and dora."
+            )
+        if self.loraplus_lr_ratio < 0:
+            raise UserError(f"--loraplus_lr_ratio is {self.loraplus_lr_ratio}; expected 0 or more.")
         if self.learning_rate <= 0:
             raise UserError(f"--learning_rate is {self.learning_rate}; expected more than 0.")
         if self.condition_dropout is not None and not 0 <= self.condition_dropout <= 1:

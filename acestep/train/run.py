@@ -9,17 +9,21 @@ from typing import Any
 
 import torch
 
+from acestep.dataset.opening import open_dataset
 from acestep.dataset.rows import EncodedRows
-from acestep.dataset.schema import FRAMES_PER_SECOND, ModelRecord, read_record
+from acestep.dataset.schema import FRAMES_PER_SECOND, ModelRecord
 from acestep.errors import UserError
 from acestep.models.checkpoint import Checkpoint
+from acestep.models.quantization import quantize
 from acestep.options import options_as_dict
-from acestep.train.adapter import WEIGHTS_NAME, add_lora, describe_lora
+from acestep.train.adapter import WEIGHTS_NAME, add_adapter, describe_lora
 from acestep.train.batches import TrainingSamples, check_lengths, crop_frames_of
 from acestep.train.checkpoints import SavedState, check_same_run, load_checkpoint
 from acestep.train.flow_matching import resolve_condition_dropout, resolve_timestep_law
 from acestep.train.loop import Trainer
 from acestep.train.metrics import METRICS_NAME, check_trackers, plot_loss
+from acestep.train.optimizer_state import trainable
+from acestep.train.optimizers import make_optimizer
 from acestep.train.options import TrainOptions
 from acestep.train.signals import StopSignal
 from acestep.train.step import VelocityLoss
@@ -47,7 +51,7 @@ def train(options: TrainOptions) -> dict[str, Any]:
     if saved is None:
         _check_output(output_dir, options.overwrite_output_dir)
     trackers = check_trackers(options.report_to)
-    rows, record = open_dataset(options.dataset)
+    rows, record = open_dataset(options.dataset, revision=options.dataset_revision, streaming=options.streaming)
     checkpoint = Checkpoint(options.pretrained_model_name_or_path, options.variant, revision=options.revision)
     check_model(record, checkpoint, options.dataset)
     crop_frames = crop_frames_of(options.crop_seconds)
@@ -64,6 +68,8 @@ def train(options: TrainOptions) -> dict[str, Any]:
     minutes = sum(rows.column("frames")) / FRAMES_PER_SECOND / 60
     say, layout, samples = accelerator.print, trainer.layout, trainer.loader.dataset
     say(f"{checkpoint.name}: {describe_lora(trainer.trainable, options)}")
+    if options.adapter not in ("lora", "dora"):
+        say(f"note: AceStepPipeline.load_lora_weights does not load {options.adapter}; PEFT does (docs/training.md).")
     say(
         f"{options.dataset}: {len(rows)} rows, {minutes:.1f} minutes; {trainer.steps} steps of {layout.samples} "
         f"({layout.batch_size} x {layout.accumulation} x {layout.processes}), t by {samples.law}, "
@@ -103,15 +109,21 @@ def train(options: TrainOptions) -> dict[str, Any]:
         "seconds": round(time.monotonic() - began, 1),
     }
     if accelerator.is_main_process:
-        (output_dir / SUMMARY_NAME).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        plot_loss(output_dir)
-        say(f"{path}: {path.stat().st_size / 1e6:.1f} MB after {trainer.steps} steps, {summary['seconds']:.0f} s")
-        if trainer.progress.bad_steps:
-            say(f"warning: {trainer.progress.bad_steps} steps were not finite and were skipped.")
-        if before:
-            say(f"loss on all songs at fixed noise: {before['loss']:.4f} before, {after['loss']:.4f} after")
+        _finish(output_dir, path, summary)
     accelerator.end_training()
     return summary
+
+
+def _finish(output_dir: Path, path: Path, summary: dict[str, Any]) -> None:
+    """Write the summary and the picture of a complete run, and say how it went."""
+    (output_dir / SUMMARY_NAME).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    plot_loss(output_dir)
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB after {summary['steps']} steps, {summary['seconds']:.0f} s")
+    if summary["skipped_steps"]:
+        print(f"warning: {summary['skipped_steps']} steps were not finite and were skipped.")
+    before, after = summary["evaluation_before"], summary["evaluation_after"]
+    if before and after:
+        print(f"loss on all songs at fixed noise: {before['loss']:.4f} before, {after['loss']:.4f} after")
 
 
 def _trainer(
@@ -124,18 +136,20 @@ def _trainer(
 ) -> Trainer:
     """Model, adapter, optimizer and samples, put together."""
     transformer = checkpoint.transformer(_dtype(accelerator))
-    parameters = add_lora(
-        transformer, options.target_modules, options.rank, options.alpha, options.use_rslora, options.seed
+    if options.quantization != "none":
+        quantize(transformer, options.quantization, torch.bfloat16, accelerator.device)
+    add_adapter(
+        transformer,
+        options.target_modules,
+        options.rank,
+        options.alpha,
+        options.use_rslora,
+        options.seed,
+        kind=options.adapter,
     )
     if options.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
-    optimizer = torch.optim.AdamW(
-        parameters,
-        lr=options.learning_rate,
-        betas=(options.adam_beta1, options.adam_beta2),
-        weight_decay=options.adam_weight_decay,
-        eps=options.adam_epsilon,
-    )
+    optimizer = make_optimizer(trainable(transformer), options)
     transformer, optimizer = accelerator.prepare(transformer, optimizer)
     mu, sigma = checkpoint.timestep_law()
     samples = TrainingSamples(
@@ -181,7 +195,7 @@ def _identity(
     same = (
         *("rank", "alpha", "use_rslora", "target_modules", "learning_rate", "lr_scheduler", "adam_beta1", "adam_beta2"),
         *("adam_weight_decay", "adam_epsilon", "max_grad_norm", "crop_seconds", "sample_latents", "loss_weighting"),
-        *("snr_gamma", "mixed_precision", "seed"),
+        *("snr_gamma", "mixed_precision", "seed", "adapter", "optimizer", "loraplus_lr_ratio", "quantization"),
     )
     return {
         "model": checkpoint.fingerprint("transformer"),
@@ -195,29 +209,6 @@ def _identity(
 
 def _dtype(accelerator: Any) -> torch.dtype:
     return torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
-
-
-def open_dataset(name: str) -> tuple[EncodedRows, ModelRecord]:
-    """An encoded dataset and the record of its models.
-
-    Raises:
-        UserError: when it is not there, empty, or not ours.
-    """
-    from datasets import Dataset, load_from_disk
-
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        raise UserError(f"--dataset {name}: no such folder. Make one with scripts/prepare_dataset.py.")
-    try:
-        dataset = load_from_disk(str(folder))
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"--dataset {name}: not a dataset on disk ({error}).") from None
-    if not isinstance(dataset, Dataset):
-        raise UserError(f"--dataset {name}: holds splits {', '.join(dataset)}; name one, such as {folder}/train.")
-    record = read_record(dataset, f"--dataset {name}")
-    if len(dataset) == 0:
-        raise UserError(f"--dataset {name}: has no rows.")
-    return EncodedRows(dataset), record
 
 
 def check_model(record: ModelRecord, checkpoint: Checkpoint, dataset: str) -> None:

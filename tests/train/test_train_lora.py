@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from acestep.models.checkpoint import Checkpoint
-from acestep.train.adapter import add_lora, save_lora
+from acestep.train.adapter import add_adapter, save_lora
 from acestep.train.run import open_dataset
 from tests.train.encoded import CHANNELS, make_dataset, make_model
 
@@ -142,7 +142,7 @@ def test_the_pipeline_plays_the_adapter_that_was_trained(tmp_path, alpha, use_rs
     model = make_model(tmp_path / "model", variant=variant)
     checkpoint = Checkpoint(str(model))
     trained = checkpoint.transformer(torch.float32)
-    for number, parameter in enumerate(add_lora(trained, targets, 4, alpha, use_rslora, seed=0)):
+    for number, parameter in enumerate(add_adapter(trained, targets, 4, alpha, use_rslora, seed=0)):
         parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)) / 4)
     path = save_lora(trained, tmp_path / "lora")
     with safe_open(path, framework="pt") as file:

@@ -1,0 +1,1 @@
+"""After training: loading adapters of every kind."""

@@ -1,0 +1,54 @@
+"""The optimizers that a run may choose."""
+
+from typing import Any
+
+import torch
+
+from acestep.train.optimizer_state import Named
+from acestep.train.options import TrainOptions
+
+
+def make_optimizer(named: Named, options: TrainOptions) -> torch.optim.Optimizer:
+    """An optimizer over the adapter's weights.
+
+    8-bit AdamW keeps its two moments in 8 bits (blocks of weights with fewer than 4096 entries stay in 32, the
+    library's own rule); paged, they may leave the GPU's memory when it is short. Adafactor runs at the given learning
+    rate, without its own schedule.
+    """
+    groups = _groups(named, options)
+    betas = (options.adam_beta1, options.adam_beta2)
+    adam: dict[str, Any] = {
+        "lr": options.learning_rate,
+        "betas": betas,
+        "eps": options.adam_epsilon,
+        "weight_decay": options.adam_weight_decay,
+    }
+    if options.optimizer == "adamw":
+        return torch.optim.AdamW(groups, **adam)
+    if options.optimizer == "adafactor":
+        from transformers.optimization import Adafactor
+
+        return Adafactor(
+            groups,
+            lr=options.learning_rate,
+            weight_decay=options.adam_weight_decay,
+            relative_step=False,
+            scale_parameter=False,
+            warmup_init=False,
+        )
+    import bitsandbytes
+
+    optimizer = bitsandbytes.optim.AdamW8bit if options.optimizer == "adamw8bit" else bitsandbytes.optim.PagedAdamW8bit
+    return optimizer(groups, **adam)
+
+
+def _groups(named: Named, options: TrainOptions) -> list[dict[str, Any]]:
+    """All weights, or with LoRA+ (Hayou et al., 2024) the B matrices apart, at a higher learning rate."""
+    if not options.loraplus_lr_ratio:
+        return [{"params": [parameter for _, parameter in named]}]
+    others = [parameter for name, parameter in named if ".lora_B." not in name]
+    matrices_b = [parameter for name, parameter in named if ".lora_B." in name]
+    return [
+        {"params": others},
+        {"params": matrices_b, "lr": options.learning_rate * options.loraplus_lr_ratio},
+    ]
