@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from acestep.adapters.load import is_other_kind, load_adapter
 from acestep.errors import UserError
+from acestep.models.adapter_loading import is_other_kind, load_adapter
 from acestep.models.checkpoint import Checkpoint
 from acestep.models.repository import Repository
 from acestep.models.weights import WeightFile, report_keys

@@ -73,8 +73,8 @@ def _check_blocks(transformer: nn.Module, targets: list[str], size: int) -> None
     for name, module in transformer.named_modules():
         if isinstance(module, nn.Linear) and name.endswith(tuple(targets)) and module.in_features % size:
             raise UserError(
-                f"--adapter oft --rank {size}: blocks of {size} do not divide the {module.in_features} inputs of {name}. "
-                "Choose a divisor, such as 32 or 64."
+                f"--adapter oft --rank {size}: {name} has {module.in_features} inputs, which blocks of {size} do not "
+                "divide. Choose a divisor, such as 32 or 64."
             )
 
 

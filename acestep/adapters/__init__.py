@@ -1,1 +1,0 @@
-"""After training: loading adapters of every kind."""
