@@ -2,9 +2,8 @@
 
     accelerate launch scripts/train_lora.py --dataset data --pretrained_model_name_or_path ACE-Step/acestep-v15-base \\
         --output_dir my-lora --mixed_precision bf16 --gradient_checkpointing
-    python scripts/train_lora.py --config recipes/tiny_cpu.yaml --dataset data --output_dir my-lora
-
-    accelerate launch scripts/train_lora.py --config my.yaml --resume_from_checkpoint latest
+    accelerate launch scripts/train_lora.py --config recipes/album.yaml --dataset data \\
+        --pretrained_model_name_or_path ACE-Step/acestep-v15-base --output_dir my-lora --resume_from_checkpoint latest
 
 Writes pytorch_lora_weights.safetensors, which `AceStepPipeline.load_lora_weights` loads, with metrics.jsonl, loss.png
 and training_summary.json beside it.
