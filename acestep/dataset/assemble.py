@@ -1,19 +1,21 @@
 """Rows become a dataset folder, whole or not at all."""
 
-import shutil
-import tempfile
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from acestep.dataset.schema import ModelRecord, features
+from acestep.dataset.folders import replace_folder, staging_folder
+from acestep.dataset.schema import RECORD_COLUMN, TENSORS, ModelRecord, features
 from acestep.errors import UserError
 
-TENSORS = ("latents", "latents_std", "encoder_hidden_states", "genre_encoder_hidden_states")
 ROWS_IN_MEMORY = 8  # datasets would buffer a thousand songs
+
+Rows = Callable[[], Iterable[dict[str, Any]]]
 
 
 @dataclass
@@ -40,14 +42,14 @@ def check_output(output_dir: Path, overwrite: bool) -> None:
     """
     if not output_dir.exists() or (output_dir.is_dir() and not any(output_dir.iterdir())):
         return
-    if not (output_dir / "dataset_info.json").is_file():
+    if not any((output_dir / name).is_file() for name in ("dataset_info.json", "dataset_dict.json")):
         raise UserError(f"--output_dir {output_dir}: is there and no dataset. Choose another folder.")
     if not overwrite:
         raise UserError(f"--output_dir {output_dir}: holds a dataset already; --overwrite replaces it when done.")
 
 
 def write_dataset(
-    rows: Callable[[], Iterable[dict[str, Any]]],
+    rows: Rows | dict[str, Rows],
     output_dir: Path,
     record: ModelRecord,
     *,
@@ -60,7 +62,8 @@ def write_dataset(
     It is written beside and renamed, so that an interrupted run leaves the previous dataset or none.
 
     Args:
-        rows: called once; its rows are written as they come, a few in memory.
+        rows: called once; its rows are written as they come, a few in memory. By name of the split for a folder with
+            several, which opens as a `DatasetDict`.
         dtype: of the stored tensors, "float16" or "float32".
 
     Returns:
@@ -69,46 +72,33 @@ def write_dataset(
     Raises:
         UserError: when a value does not fit float16.
     """
-    from datasets import Dataset, DatasetInfo
+    from datasets import Dataset, DatasetDict
 
-    totals, songs = Totals(), set()
+    totals, songs, columns = Totals(), set(), features(channels, condition_size, dtype)
 
-    def converted():
-        for row in rows():
+    def converted(part: Rows):
+        for row in part():
             totals.add(row, songs)
             tensors = {name: _stored(row[name], dtype, row, name) for name in TENSORS}
-            yield {**row, **tensors}
+            yield {**row, **tensors, **_hashes(tensors), RECORD_COLUMN: record.as_json()}
 
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=output_dir.parent, prefix=f".{output_dir.name}-"))
-    try:
-        columns = features(channels, condition_size, dtype)
-        with _without_progress_bars():
-            dataset = Dataset.from_generator(
-                converted,
-                features=columns,
-                cache_dir=str(staging / "cache"),
-                fingerprint="acestep",  # hashing the generator would pickle models
-                writer_batch_size=ROWS_IN_MEMORY,
-            )
-            info = DatasetInfo(description=record.description(), features=columns)
-            dataset.info.update(info)
-            dataset.save_to_disk(str(staging / "dataset"))
+    def written(name: str, part: Rows) -> Dataset:
+        return Dataset.from_generator(
+            partial(converted, part),
+            features=columns,
+            cache_dir=str(staging / "cache" / name),
+            fingerprint=f"acestep-{name}",  # hashing the generator would pickle models
+            writer_batch_size=ROWS_IN_MEMORY,
+        )
+
+    with staging_folder(output_dir) as staging, _without_progress_bars():
+        if isinstance(rows, dict):
+            dataset = DatasetDict({name: written(name, part) for name, part in rows.items()})
+        else:
+            dataset = written("train", rows)
+        dataset.save_to_disk(str(staging / "dataset"))
         replace_folder(staging / "dataset", output_dir)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return totals
-
-
-def replace_folder(new: Path, target: Path) -> None:
-    """Put folder `new` in place of `target`; an old one is kept until the new one stands."""
-    if not target.exists():
-        new.rename(target)
-        return
-    old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-old-")) / "folder"
-    target.rename(old)
-    new.rename(target)
-    shutil.rmtree(old.parent, ignore_errors=True)
 
 
 def _stored(values: np.ndarray | None, dtype: str, row: dict[str, Any], name: str) -> np.ndarray | None:
@@ -122,6 +112,18 @@ def _stored(values: np.ndarray | None, dtype: str, row: dict[str, Any], name: st
             "Prepare with --storage_dtype float32."
         )
     return stored
+
+
+def _hashes(tensors: dict[str, np.ndarray | None]) -> dict[str, str]:
+    """SHA-256 of the bytes as stored: of both latents, and of the conditions that the row has."""
+    found = {}
+    for column, names in (("latents_sha256", TENSORS[:2]), ("conditions_sha256", TENSORS[2:])):
+        digest = hashlib.sha256()
+        for name in names:
+            if tensors[name] is not None:
+                digest.update(np.ascontiguousarray(tensors[name]).data)
+        found[column] = digest.hexdigest()
+    return found
 
 
 class _without_progress_bars:

@@ -1,8 +1,8 @@
 """Encoding songs: audio, then texts, then conditions, each with its own model in memory."""
 
+import copy
 import gc
 import time
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from torch import nn
 from tqdm import tqdm
 
 from acestep.dataset.latents import TILE_OVERLAP_SECONDS, encode_audio, set_tiles
+from acestep.dataset.processes import Processes, share_by_length
+from acestep.dataset.progress import AudioProgress
 from acestep.dataset.row import song_prompts, song_row
 from acestep.dataset.schema import ModelRecord
 from acestep.dataset.store import TensorStore, content_key
@@ -46,6 +48,8 @@ class Prepared:
 class DatasetEncoder:
     """Encodes songs with one checkpoint and keeps every result in a store.
 
+    Several processes share the songs out and meet in the store, which all of them must see.
+
     Args:
         checkpoint: the model whose conditions the dataset is for.
         store: where tensors are kept from run to run.
@@ -53,6 +57,8 @@ class DatasetEncoder:
         dtype: the encoders compute in; float32 unless memory forbids.
         tile_seconds: length of the VAE's tiles.
         workers: processes that decode audio ahead of the VAE.
+        decode_timeout: seconds after which decoding a file is given up.
+        processes: of `accelerate launch`.
     """
 
     def __init__(
@@ -64,18 +70,25 @@ class DatasetEncoder:
         dtype: torch.dtype = torch.float32,
         tile_seconds: int = 10,
         workers: int = 2,
+        decode_timeout: float = 300.0,
+        processes: Processes | None = None,
     ):
         if tile_seconds < MIN_TILE_SECONDS:
             raise UserError(f"--vae_tile_seconds is {tile_seconds}; expected at least {MIN_TILE_SECONDS}.")
-        self.checkpoint, self.store = checkpoint, store
-        self.device, self.dtype, self.tile_seconds, self.workers = torch.device(device), dtype, tile_seconds, workers
-        local = checkpoint.layout.repository.is_local
+        self.checkpoint, self.store, self.processes = checkpoint, store, processes or Processes()
+        self.device, self.dtype, self.tile_seconds = torch.device(device), dtype, tile_seconds
+        self.workers, self.decode_timeout = workers, decode_timeout
+        layout = checkpoint.layout
+        vae = layout.bundle if layout.kind == "original" and layout.bundle else layout.repository
         self.record = ModelRecord(
-            model=Path(checkpoint.name).resolve().name if local else checkpoint.name,
+            model=_portable_name(checkpoint.name, layout.repository.is_local),
             revision=checkpoint.commit,
             vae=checkpoint.fingerprint("vae"),
             text_encoder=checkpoint.fingerprint("text_encoder"),
             condition_encoder=checkpoint.fingerprint("condition_encoder"),
+            vae_model=_portable_name(vae.name, vae.is_local),
+            vae_revision=vae.commit,
+            encode_dtype=str(dtype).removeprefix("torch."),
         )
 
     def latents_key(self, song: Song) -> str:
@@ -89,106 +102,118 @@ class DatasetEncoder:
         return content_key("condition", self.texts_key(prompt), self.record.condition_encoder)
 
     def encode(self, songs: list[Song]) -> Prepared:
-        """Encode what the store does not hold yet, stage by stage."""
+        """Encode what the store does not hold yet, stage by stage.
+
+        Returns:
+            What it came to over all processes; the same in each.
+        """
         prepared = Prepared()
         with _timed(prepared, "audio"):
             self._encode_audio(songs, prepared)
-        prompts = {
-            f"{_row_name(song)} ({kind})": prompt
-            for song in prepared.songs
-            for kind, prompt in song_prompts(song).items()
-        }
+        prompts = {self.texts_key(prompt): prompt for song in prepared.songs for prompt in song_prompts(song).values()}
+        mine = self._share_missing(prompts)
         with _timed(prepared, "texts"):
-            self._encode_texts(prompts, prepared)
+            self._encode_texts([prompt for prompt in mine if ("texts", self.texts_key(prompt)) not in self.store])
+            if self.processes.is_main:
+                self._warn_of_cuts(prepared)
         with _timed(prepared, "conditions"):
-            self._encode_conditions(prompts.values())
+            if damaged := self._encode_conditions(mine):
+                self._encode_texts(damaged)
+                self._encode_conditions(damaged)
+            self.processes.wait()
         return prepared
 
-    def rows(self, songs: list[Song]) -> Iterator[dict[str, Any]]:
-        """The dataset's rows, each read from the store when it is asked for."""
-        for song in songs:
-            latents = self.store.get("latents", self.latents_key(song))
-            prompts = song_prompts(song)
-            conditions = {
-                kind: self.store.get("condition", self.condition_key(prompt))["encoder_hidden_states"].numpy()
-                for kind, prompt in prompts.items()
-            }
-            yield song_row(song, prompts, conditions, latents["mean"].numpy(), latents["std"].numpy())
+    def row(self, song: Song, prepared: Prepared) -> dict[str, Any]:
+        """One of the rows of `prepared.songs` from the store, in the main process alone.
+
+        An entry that turns out to be damaged is made again and counted in `prepared`.
+        """
+        prompts = song_prompts(song)
+        latents = self._entry("latents", self.latents_key(song), song, prepared)
+        conditions = {
+            kind: self._entry("condition", self.condition_key(prompt), song, prepared)["encoder_hidden_states"].numpy()
+            for kind, prompt in prompts.items()
+        }
+        return song_row(song, prompts, conditions, latents["mean"].numpy(), latents["std"].numpy())
+
+    def _entry(self, kind: str, key: str, song: Song, prepared: Prepared) -> dict[str, torch.Tensor]:
+        found = self.store.get(kind, key)
+        if found is None and self.store.path(kind, key) not in self.store.damaged:
+            raise UserError(
+                f"--cache_dir {self.store.folder.name}: has no {kind} of {song.file_name}, put there by a process. "
+                "All processes and machines must share one --cache_dir, and nothing else may empty it."
+            )
+        if found is None:
+            alone = copy.copy(self)  # the other processes are not there any more
+            alone.processes = Processes.alone()
+            again = alone.encode([song])
+            if again.skipped:
+                raise UserError(f"{song.file_name}: {again.skipped[0].reason}")
+            prepared.encoded, prepared.reused = prepared.encoded + again.encoded, prepared.reused - again.encoded
+            found = self.store.get(kind, key)
+        return found
 
     def _encode_audio(self, songs: list[Song], prepared: Prepared) -> None:
         missing = [song for song in songs if ("latents", self.latents_key(song)) not in self.store]
-        prepared.reused = len(songs) - len(missing)
-        failed: set[str] = set()
-        if missing:
+        self.processes.wait()  # everyone has looked before anyone writes, so that all share out the same list
+        mine = share_by_length(missing, self.processes.count)[self.processes.index]
+        done: list[tuple[str, SkippedSong | None]] = []
+        if mine:
             vae = self.checkpoint.vae(self.dtype).to(self.device)
             set_tiles(vae, self.tile_seconds)
-            progress = _AudioProgress(missing)
-            for song, audio in decode_songs(missing, workers=self.workers):
+            progress = AudioProgress(mine, self.processes.is_main)
+            for song, audio in decode_songs(mine, workers=self.workers, timeout=self.decode_timeout):
                 if isinstance(audio, SkippedSong):
-                    prepared.skipped.append(audio)
-                    failed.add(song.row_id)
+                    done.append((song.row_id, audio))
                 else:
                     mean, std = encode_audio(vae, torch.from_numpy(audio))
                     self.store.put("latents", self.latents_key(song), {"mean": mean, "std": std})
-                    prepared.encoded += 1
+                    done.append((song.row_id, None))
                 progress.step(song)
             progress.close()
             _release(vae)
+        done = self.processes.gather(done)
+        failed = {row_id: skipped for row_id, skipped in done if skipped is not None}
         prepared.songs = [song for song in songs if song.row_id not in failed]
+        prepared.skipped = [failed[row_id] for row_id in sorted(failed, key=lambda row_id: failed[row_id].file_name)]
+        prepared.encoded, prepared.reused = len(done) - len(failed), len(songs) - len(missing)
 
-    def _encode_texts(self, prompts: dict[str, Prompt], prepared: Prepared) -> None:
-        tokenizer = self.checkpoint.tokenizer()
-        for name, prompt in prompts.items():
-            prepared.warnings += _cut_warnings(name, prompt, tokenizer)
-        missing = [
-            prompt
-            for prompt in prompts.values()
-            if not self._has_condition(prompt) and ("texts", self.texts_key(prompt)) not in self.store
-        ]
-        if not missing:
+    def _share_missing(self, prompts: dict[str, Prompt]) -> list[Prompt]:
+        """This process's part of the prompts that have no condition yet."""
+        missing = [prompt for prompt in prompts.values() if ("condition", self.condition_key(prompt)) not in self.store]
+        self.processes.wait()
+        return self.processes.share(missing)
+
+    def _encode_texts(self, prompts: list[Prompt]) -> None:
+        if not prompts:
             return
+        tokenizer = self.checkpoint.tokenizer()
         text_encoder = self.checkpoint.text_encoder(self.dtype).to(self.device)
-        for prompt in tqdm(missing, desc="texts", unit="text"):
+        for prompt in tqdm(prompts, desc="texts", unit="text", disable=not self.processes.is_main):
             self.store.put("texts", self.texts_key(prompt), encode_texts(prompt, text_encoder, tokenizer))
         _release(text_encoder)
 
-    def _encode_conditions(self, prompts: Iterable[Prompt]) -> None:
-        missing = [prompt for prompt in prompts if not self._has_condition(prompt)]
-        if not missing:
-            return
+    def _encode_conditions(self, prompts: list[Prompt]) -> list[Prompt]:
+        """Returns the prompts whose text states turned out to be damaged."""
+        if not prompts:
+            return []
+        damaged = []
         encoder = self.checkpoint.condition_encoder(self.dtype).to(self.device)
-        for prompt in tqdm(missing, desc="conditions", unit="text"):
+        for prompt in tqdm(prompts, desc="conditions", unit="text", disable=not self.processes.is_main):
             texts = self.store.get("texts", self.texts_key(prompt))
+            if texts is None:
+                damaged.append(prompt)
+                continue
             condition = encode_condition(texts, encoder)
             self.store.put("condition", self.condition_key(prompt), {"encoder_hidden_states": condition.float()})
         _release(encoder)
+        return damaged
 
-    def _has_condition(self, prompt: Prompt) -> bool:
-        return ("condition", self.condition_key(prompt)) in self.store
-
-
-class _AudioProgress:
-    """Songs done, hours of audio done an hour, and the time left by audio, not by songs."""
-
-    def __init__(self, songs: list[Song]):
-        self.began = time.monotonic()
-        self.done, self.total, self.songs, self.count = 0.0, sum(song.duration for song in songs), len(songs), 0
-        self.bar = tqdm(
-            total=round(self.total, 1),
-            desc="audio",
-            unit="s",
-            bar_format="{desc}: {percentage:3.0f}%|{bar}| {postfix} [{elapsed}<{remaining}]",
-        )
-
-    def step(self, song: Song) -> None:
-        self.count += 1
-        self.done += song.duration
-        speed = self.done / max(time.monotonic() - self.began, 1e-6)  # seconds of audio a second = hours an hour
-        self.bar.set_postfix_str(f"{self.count}/{self.songs} songs, {speed:.1f} h of audio/h", refresh=False)
-        self.bar.update(round(min(song.duration, self.bar.total - self.bar.n), 1))
-
-    def close(self) -> None:
-        self.bar.close()
+    def _warn_of_cuts(self, prepared: Prepared) -> None:
+        tokenizer = self.checkpoint.tokenizer()
+        for song in prepared.songs:
+            for kind, prompt in song_prompts(song).items():
+                prepared.warnings += _cut_warnings(f"{_row_name(song)} ({kind})", prompt, tokenizer)
 
 
 class _timed:
@@ -202,6 +227,11 @@ class _timed:
 
     def __exit__(self, *_exception: object) -> None:
         self.prepared.seconds[self.stage] = time.monotonic() - self.began
+
+
+def _portable_name(name: str, is_local: bool) -> str:
+    """A Hub id as it is; of a folder's path only the last part, which says something on other machines too."""
+    return Path(name).expanduser().resolve().name if is_local else name
 
 
 def _row_name(song: Song) -> str:

@@ -2,6 +2,7 @@
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import torch
 
 
@@ -9,14 +10,19 @@ class EncodedRows:
     """Rows of an encoded dataset with their tensors read straight from the memory-mapped Arrow file.
 
     Args:
-        dataset: as `datasets.load_from_disk` gives it.
+        dataset: as `datasets.load_from_disk` or `datasets.load_dataset` gives it.
     """
 
     def __init__(self, dataset: datasets.Dataset):
         self.dataset = dataset
-        self._arrow = dataset.with_format("arrow")
-        texts = [name for name, kind in dataset.features.items() if not isinstance(kind, datasets.Array2D)]
+        # not the tensors, and no audio, which could only be decoded with another library
+        texts = [name for name, kind in dataset.features.items() if isinstance(kind, datasets.Value)]
         self._texts = dataset.select_columns(texts)
+        self._tensors = {
+            name: dataset.select_columns([name]).with_format("arrow")
+            for name, kind in dataset.features.items()
+            if isinstance(kind, datasets.Array2D)
+        }
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -31,11 +37,15 @@ class EncodedRows:
 
     def tensor(self, index: int, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor | None:
         """Rows `start` to `stop` of a tensor column, `[length, channels]` in float32; None where the row has none."""
-        column = self._arrow[index].column(name).chunk(0).storage
-        if column.is_null()[0].as_py():
-            return None
-        channels = self.dataset.features[name].shape[1]
-        frames = column.flatten()[start:stop]
-        # float16 as stored, a view into the file; the float32 copy is the only one made
-        values = frames.flatten().to_numpy(zero_copy_only=True).reshape(-1, channels)
-        return torch.from_numpy(values.astype(np.float32))
+        return to_tensor(self._tensors[name][index].column(0).chunk(0), start, stop)
+
+
+def to_tensor(column: pa.ExtensionArray, start: int = 0, stop: int | None = None) -> torch.Tensor | None:
+    """Rows `start` to `stop` of the `Array2D` in a column of one row, float32; None where it is null."""
+    storage = column.storage
+    if storage.null_count:
+        return None
+    frames = storage.flatten()[start:stop]
+    # float16 as stored, a view into the file; the float32 copy is the only one made
+    values = frames.flatten().to_numpy(zero_copy_only=True).reshape(len(frames), -1)
+    return torch.from_numpy(values.astype(np.float32))

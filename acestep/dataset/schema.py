@@ -9,9 +9,12 @@ from datasets import Array2D, Features, Value
 
 from acestep.errors import UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE_VERSIONS = (1, 2)
 FRAMES_PER_SECOND = 25
 PROMPT_KINDS = {"caption": "encoder_hidden_states", "genre": "genre_encoder_hidden_states"}
+TENSORS = ("latents", "latents_std", "encoder_hidden_states", "genre_encoder_hidden_states")
+RECORD_COLUMN = "encoded_by"
 
 
 def features(latent_channels: int, condition_size: int, dtype: str) -> Features:
@@ -48,6 +51,9 @@ def features(latent_channels: int, condition_size: int, dtype: str) -> Features:
             "text_prompt": Value("string"),
             "genre_text_prompt": Value("string"),
             "lyric_prompt": Value("string"),
+            "latents_sha256": Value("string"),
+            "conditions_sha256": Value("string"),
+            RECORD_COLUMN: Value("string"),
             "latents": latents,
             "latents_std": latents,
             "encoder_hidden_states": condition,
@@ -58,12 +64,18 @@ def features(latent_channels: int, condition_size: int, dtype: str) -> Features:
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """Which models encoded a dataset; it lies as JSON in the dataset's description.
+    """Which models encoded a row; it lies as JSON in each row's column `encoded_by`.
+
+    In the rows, because nothing else stays with them on every way that they go: the description of a `DatasetInfo` is
+    lost on the Hub, and rows of two datasets that somebody joins would share one.
 
     Attributes:
         model: Hub id, or the last part of a local folder's path (a path of one machine says nothing on another).
         revision: the Hub commit, None for a folder.
         vae, text_encoder, condition_encoder: fingerprints, see `Checkpoint.fingerprint`.
+        vae_model, vae_revision: where VAE and text encoder came from, as `model` and `revision`; the model itself
+            unless it is one variant of the original layout.
+        encode_dtype: that the encoders computed in.
         schema_version: of the columns.
     """
 
@@ -72,11 +84,14 @@ class ModelRecord:
     vae: str
     text_encoder: str
     condition_encoder: str
+    vae_model: str = ""
+    vae_revision: str | None = None
+    encode_dtype: str = "float32"
     schema_version: int = SCHEMA_VERSION
 
-    def description(self) -> str:
-        """The text that `read_record` reads."""
-        return json.dumps({"acestep_dataset": asdict(self)}, indent=2)
+    def as_json(self) -> str:
+        """The text that `parse_record` reads."""
+        return json.dumps(asdict(self), sort_keys=True)
 
 
 def read_record(dataset: datasets.Dataset, name: str) -> ModelRecord:
@@ -86,18 +101,52 @@ def read_record(dataset: datasets.Dataset, name: str) -> ModelRecord:
         name: how errors name the dataset.
 
     Raises:
-        UserError: for a dataset that prepare_dataset.py did not make, or one of a later schema.
+        UserError: for a dataset that prepare_dataset.py did not make, one of a later schema, or one whose rows were
+            encoded by different models.
     """
-    try:
-        record: dict[str, Any] = json.loads(dataset.info.description)["acestep_dataset"]
-        found = record["schema_version"]
+    if RECORD_COLUMN in dataset.column_names:
+        return parse_records(dataset.unique(RECORD_COLUMN), name)
+    try:  # schema 1 kept it in the description
+        record = json.loads(dataset.info.description)["acestep_dataset"]
     except (ValueError, KeyError, TypeError):
         raise UserError(
-            f"{name}: not an encoded ACE-Step dataset (its description holds no record of the models). "
+            f"{name}: not an encoded ACE-Step dataset (no column {RECORD_COLUMN}, which names the models). "
             "Make one with scripts/prepare_dataset.py."
         ) from None
-    if found != SCHEMA_VERSION:
+    return _record(record, name)
+
+
+def parse_records(texts: list[str], name: str) -> ModelRecord:
+    """The one record that all rows share.
+
+    Args:
+        texts: the different values of the column `encoded_by`.
+
+    Raises:
+        UserError: see `read_record`.
+    """
+    if not texts:
+        raise UserError(f"{name}: has no rows.")
+    try:
+        records = [_record(json.loads(text), name) for text in texts]
+    except (ValueError, TypeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{name}: its column {RECORD_COLUMN} is not what prepare_dataset.py writes.") from None
+    if len({(record.condition_encoder, record.vae) for record in records}) > 1:
+        models = ", ".join(sorted({record.model for record in records}))
         raise UserError(
-            f"{name}: has schema version {found}, this software reads version {SCHEMA_VERSION}. Prepare it again."
+            f"{name}: its rows were encoded by {len(records)} different models ({models}); expected one. "
+            "Prepare all songs with the same one."
+        )
+    return records[0]
+
+
+def _record(record: dict[str, Any], name: str) -> ModelRecord:
+    found = record.get("schema_version")
+    if found not in READABLE_VERSIONS:
+        raise UserError(
+            f"{name}: has schema version {found}, this software reads versions "
+            f"{' and '.join(map(str, READABLE_VERSIONS))}. Update it, or prepare the dataset again."
         )
     return ModelRecord(**record)

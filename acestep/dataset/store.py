@@ -1,15 +1,19 @@
 """A store of encoded tensors by what they were made from, so that nothing is encoded twice."""
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+
+UNFINISHED_SECONDS = 3600  # nothing takes so long to write
 
 
 def content_key(*parts: object) -> str:
@@ -20,6 +24,9 @@ def content_key(*parts: object) -> str:
 class TensorStore:
     """Tensors in safetensors files under `folder/kind/key`, whole or absent, each with a checksum.
 
+    `in` looks at a file's head and length, so that asking for a thousand songs costs next to nothing; `get` compares
+    the checksum of all that it returns, so nothing damaged is ever used.
+
     Args:
         folder: made when the first tensors are kept.
     """
@@ -27,12 +34,24 @@ class TensorStore:
     def __init__(self, folder: Path):
         self.folder = folder
         self.damaged: set[Path] = set()
+        self._absent: set[Path] = set()  # damaged, and not made again yet
 
     def path(self, kind: str, key: str) -> Path:
         return self.folder / kind / key[:2] / f"{key}.safetensors"
 
     def __contains__(self, kind_and_key: tuple[str, str]) -> bool:
-        return self.get(*kind_and_key) is not None
+        path = self.path(*kind_and_key)
+        if path in self._absent or not path.is_file():
+            return False
+        try:
+            # opening reads the head alone, and refuses a file that is not as long as the head says
+            with safe_open(path, framework="pt") as file:
+                whole = "sha256" in (file.metadata() or {})
+        except (SafetensorError, OSError):
+            whole = False
+        if not whole:
+            self._note_damage(path)
+        return whole
 
     def get(self, kind: str, key: str) -> dict[str, torch.Tensor] | None:
         """The tensors kept under `key`, or None.
@@ -49,7 +68,7 @@ class TensorStore:
         except (SafetensorError, OSError):
             recorded, tensors = None, {}
         if recorded is None or recorded != _checksum(tensors):
-            self.damaged.add(path)
+            self._note_damage(path)
             return None
         return tensors
 
@@ -62,20 +81,43 @@ class TensorStore:
         os.close(descriptor)
         try:
             save_file(tensors, written, metadata={"sha256": _checksum(tensors)})
-            with open(written, "rb") as file:
-                os.fsync(file.fileno())
+            _sync(written)
             os.replace(written, path)
         except BaseException:
             Path(written).unlink(missing_ok=True)
             raise
+        _sync(path.parent)  # or a power cut could undo the renaming of many files
+        self._absent.discard(path)
 
     def size(self) -> int:
         """Bytes on disk."""
         return sum(path.stat().st_size for path in self.folder.rglob("*.safetensors"))
 
+    def remove_unfinished(self) -> None:
+        """Remove what killed runs were writing, told from what another run is writing now by its age."""
+        for path in self.folder.glob("*/*/.writing-*"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > UNFINISHED_SECONDS:
+                    path.unlink()
+
     def clear(self) -> None:
         """Remove everything that is kept."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _note_damage(self, path: Path) -> None:
+        self.damaged.add(path)
+        self._absent.add(path)
+
+
+def _sync(path: Path | str) -> None:
+    """Have the disk write a file, or the names in a folder."""
+    if os.name == "nt" and Path(path).is_dir():  # Windows opens no folders
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _checksum(tensors: dict[str, torch.Tensor]) -> str:

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from acestep.dataset.assemble import replace_folder
 from acestep.dataset.encoder import DatasetEncoder
+from acestep.dataset.folders import replace_folder
 from acestep.dataset.latents import encode_audio, set_tiles
 from acestep.dataset.store import TensorStore, content_key
 from acestep.errors import UserError

@@ -1,0 +1,244 @@
+"""A dataset on the Hub with the real clients: prepared and pushed, then loaded, streamed and trained on elsewhere."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import soundfile
+import yaml
+
+from tests.conftest import ROOT
+from tests.dataset.conftest import tone
+from tests.hub_server import HubServer, environment
+
+PLANTED = "planteduser"  # in the path of the songs, their tags, the environment
+TOKEN = "hf_plantedtoken"
+ID = "studio/songs"
+LAUNCH = (
+    *(sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0", "--config_file"),
+    str(ROOT / "accelerate_configs/cpu_2_processes.yaml"),
+)
+
+
+def run(hub, cache, *command, check=True, **variables):
+    """A command that uses the Hub with its own cache."""
+    env = environment(hub, cache) | {"OMP_NUM_THREADS": "1", "USER": PLANTED, **variables}
+    done = subprocess.run([str(c) for c in command], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    if check and done.returncode != 0:
+        raise AssertionError(f"{done.stdout}\n{done.stderr}")
+    return done
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder of songs under a path that must not be found on the Hub."""
+    place = tmp_path_factory.mktemp("hub") / "home" / PLANTED
+    folder = place / "songs" / f"{PLANTED}-album"
+    folder.mkdir(parents=True)
+    for number, seconds in enumerate((2.0, 2.0, 3.0, 2.4, 2.0, 3.0)):
+        path = folder / f"song{number}.flac"
+        with soundfile.SoundFile(path, "w", 48_000, 2, format="FLAC") as file:
+            file.comment = f"/home/{PLANTED}/{TOKEN}"
+            file.write(tone(seconds, 48_000, 200 + 30 * number))
+        path.with_suffix(".json").write_text(
+            json.dumps({"caption": f"song number {number}", "bpm": 90 + number, "language": "en", "lyrics": "la la"})
+        )
+    return place
+
+
+@pytest.fixture(scope="module")
+def hub():
+    with HubServer(token=TOKEN, read_token="hf_reader") as hub:
+        yield hub
+
+
+def prepare(hub, place, model, *more, **kwargs):
+    command = [sys.executable, "scripts/prepare_dataset.py", "--data_dir", place / "songs", "--output_dir"]
+    command += [place / "data", "--pretrained_model_name_or_path", model, "--decode_workers", 1]
+    command += ["--push_to_hub", "--hub_dataset_id", ID, "--validation_split", 0.4, *more]
+    return run(hub, place / "cache", *command, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def pushed(hub, place, model):
+    """The first upload is cut at the end, and goes on."""
+    hub.fail_next("/commit/", status=500, times=10, method="POST")
+    refused = prepare(hub, place, model, "--license", "cc-by-4.0", "--private", "--include_audio", check=False)
+    sent = [request.path for request in hub.requests if request.method == "PUT"]
+    hub._faults.clear()
+    hub.cut_next("/commit/", method="POST")  # the commit is made, the answer lost
+    again = prepare(hub, place, model, "--license", "cc-by-4.0", "--private", "--include_audio", "--overwrite")
+    sent_again = [request.path for request in hub.requests if request.method == "PUT"][len(sent) :]
+    return refused, sent, again, sent_again
+
+
+def test_an_upload_that_failed_is_one_line_and_goes_on(hub, pushed):
+    refused, sent, again, sent_again = pushed
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines()[-1].startswith(f"error: --hub_dataset_id {ID}: the Hub cannot be reached")
+    assert "--overwrite goes on" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert len(sent) == 4  # a shard and an index a split
+    assert sent_again == []  # by their content, the Hub has them
+    assert "6 rows are on the Hub" in again.stdout
+    assert hub.repositories["dataset", ID].private
+
+
+def test_no_path_user_or_token_is_in_rows_card_or_log(hub, pushed):
+    from pyarrow import parquet
+
+    files = hub.files(ID, "dataset")
+    assert sorted(files) == [
+        *(".gitattributes",) * (".gitattributes" in files),
+        "README.md",
+        *(f"data/{split}-00000-of-00001.parquet" for split in ("train", "validation")),
+        *(f"index/{split}.parquet" for split in ("train", "validation")),
+    ]
+    refused, _, again, _ = pushed
+    everything = list(files.values())
+    for name, content in files.items():
+        if name.endswith(".parquet"):  # compressed: look at the values too
+            table = parquet.read_table(io.BytesIO(content))
+            texts = [column for column in table.column_names if table.schema.field(column).type == "string"]
+            everything.append(json.dumps(table.select(texts).to_pylist()).encode())
+    logs = [refused.stdout, refused.stderr, again.stdout, again.stderr]
+    songs = f"{PLANTED}-album/"  # the folder's name is a part of a song's name on this machine
+    everything += [log.replace(songs, "").encode() for log in logs]
+    for content in everything:
+        for planted in (PLANTED, TOKEN, "/home", "/tmp"):
+            assert planted.encode() not in content
+    storage = [request for request in hub.requests if "/storage/" in request.path]
+    assert storage
+    assert not any(TOKEN in json.dumps(request.headers) + request.path for request in storage)
+
+
+def test_the_card_says_what_is_in_it(hub, pushed, model):
+    card = hub.files(ID, "dataset")["README.md"].decode()
+    data = yaml.safe_load(card.split("---")[1])
+    assert data["license"] == "cc-by-4.0"
+    assert data["language"] == ["en"]
+    assert {"music", "ace-step", "audio"} <= set(data["tags"])
+    assert [part["split"] for part in data["configs"][0]["data_files"]] == ["train", "validation"]
+    for fact in ("| songs | 6 in 6 rows |", "| hours | 0.00 |", "90 to 95 bpm", "en 6", "tiny-base, fingerprint"):
+        assert fact in card
+    assert f"--dataset {ID}" in card
+
+
+LOOK = """
+import json, sys
+from datasets import Audio, load_dataset
+from acestep.dataset.opening import open_dataset
+loaded, _ = open_dataset(sys.argv[1])
+streamed, record = open_dataset(sys.argv[1], streaming=True)
+names = [loaded.texts(i)["id"] for i in range(len(loaded))]
+equal = all((a is None and b is None) or a.equal(b)
+    for i in range(len(loaded)) for c in ("latents", "latents_std", "encoder_hidden_states",
+        "genre_encoder_hidden_states") for a, b in [(loaded.tensor(i, c, 2, 30), streamed.tensor(i, c, 2, 30))])
+plain = load_dataset(sys.argv[1], split="train", streaming=True).cast_column("audio", Audio(decode=False))
+first = list(plain)[0]
+print(json.dumps({"names": names, "same": names == streamed.column("id"), "equal": equal, "model": record.model,
+    "version": record.schema_version, "audio": len(first["audio"]["bytes"]), "path": first["audio"]["path"],
+    "file_name": first["file_name"]}))
+"""
+
+
+def test_in_another_process_with_an_empty_cache_it_loads_and_streams_alike(hub, pushed, tmp_path):
+    answer = json.loads(run(hub, tmp_path, sys.executable, "-c", LOOK, ID).stdout.splitlines()[-1])
+    assert answer["same"]
+    assert answer["equal"]
+    assert (answer["model"], answer["version"]) == ("tiny-base", 2)
+    assert answer["audio"] > 1000
+    assert answer["path"] == f"{answer['names'][0]}.flac"
+    assert "/" not in answer["file_name"]
+
+
+def train(hub, model, output, *more, launch=(sys.executable,), check=True, **variables):
+    options = ["--dataset", ID, "--pretrained_model_name_or_path", model, "--output_dir", output, "--rank", 4, "--cpu"]
+    options += ["--learning_rate", 1e-2, "--max_train_steps", 4, "--evaluation_draws", 0, *more]
+    return run(hub, output.parent / "cache", *launch, "scripts/train_lora.py", *options, check=check, **variables)
+
+
+PLAY = """
+import sys
+import torch
+from diffusers import AceStepPipeline
+from huggingface_hub import HfApi
+model, folder, repo = sys.argv[1:]
+HfApi().create_repo(repo)
+HfApi().upload_folder(repo_id=repo, folder_path=folder, allow_patterns="*.safetensors")
+pipeline = AceStepPipeline.from_pretrained(model)
+pipeline.load_lora_weights(repo, weight_name="pytorch_lora_weights.safetensors")
+print("adapters", pipeline.get_active_adapters())
+"""
+
+
+def test_it_trains_streamed_as_downloaded_on_one_process_and_two_and_the_adapter_loads_by_id(
+    hub, pushed, model, tmp_path
+):
+    import torch
+    from safetensors.torch import load_file
+
+    for name in ("loaded", "streamed"):
+        (tmp_path / name).mkdir()
+    train(hub, model, tmp_path / "loaded" / "lora", "--gradient_accumulation_steps", 2)
+    before = len(hub.requests)
+    hub.cut_next("/storage/", times=1, method="GET")
+    train(hub, model, tmp_path / "streamed" / "lora", "--streaming", launch=LAUNCH)
+    one, two = (load_file(tmp_path / name / "lora/pytorch_lora_weights.safetensors") for name in ("loaded", "streamed"))
+    for key, weight in one.items():
+        torch.testing.assert_close(two[key], weight, rtol=1e-5, atol=1e-5)
+
+    # of the shards, pieces were read, and no row by both processes in an epoch
+    sizes = {name: len(content) for name, content in hub.files(ID, "dataset").items()}
+    reads = [request for request in hub.requests[before:] if "/storage/" in request.path and request.method == "GET"]
+    shard = [request for request in reads if "data%2Ftrain" in request.path and request.status == 206]
+    fetched = sum(len_of(request.headers["range"]) for request in shard)
+    assert fetched < sizes["data/train-00000-of-00001.parquet"] * 0.9  # no audio, no standard deviations
+    assert not any("validation" in request.path for request in reads)
+
+    answer = run(hub, tmp_path / "play", sys.executable, "-c", PLAY, model, tmp_path / "loaded" / "lora", "studio/lora")
+    assert "adapters ['default_0']" in answer.stdout
+
+
+def len_of(header: str) -> int:
+    start, stop = header.removeprefix("bytes=").split("-")
+    return int(stop) - int(start) + 1
+
+
+@pytest.mark.parametrize(
+    ("token", "more", "message"),
+    [
+        ("hf_reader", ("--license", "mit"), "the token may not do this"),
+        ("hf_wrong", ("--license", "mit"), "the Hub refused the token"),
+        (TOKEN, (), "--license is missing"),
+    ],
+)
+def test_what_cannot_be_uploaded_is_refused_before_the_work(hub, pushed, place, model, token, more, message):
+    output = ("--output_dir", place / "other")
+    done = prepare(hub, place, model, *more, *output, check=False, HF_TOKEN=token)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len([line for line in done.stderr.splitlines() if line.startswith("error")]) == 1
+    assert "Traceback" not in done.stderr
+    assert not (place / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "more", "message"),
+    [
+        ("studio/nothing", (), "no such repository"),
+        (ID, ("--dataset_revision", "nowhere"), "no such branch, tag or commit"),
+    ],
+)
+def test_a_dataset_that_is_not_to_be_had_is_one_line(hub, pushed, model, tmp_path, dataset, more, message):
+    done = train(hub, model, tmp_path / "lora", "--streaming", "--dataset", dataset, *more, check=False)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_environment_is_clean():
+    assert TOKEN not in os.environ.values()
