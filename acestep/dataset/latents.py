@@ -5,6 +5,8 @@ import math
 import torch
 from torch import nn
 
+from acestep.models.allocator import keep_freed_memory
+
 TILE_OVERLAP_SECONDS = 1  # the encoder reaches some 0.3 s to each side
 
 
@@ -14,6 +16,8 @@ def set_tiles(vae: nn.Module, tile_seconds: int) -> None:
     Args:
         tile_seconds: length of a tile with its overlaps; at least 4.
     """
+    if vae.device.type == "cpu":
+        keep_freed_memory()
     vae.enable_tiling()
     vae.tile_sample_min_length = tile_seconds * vae.config.sampling_rate
     vae.tile_sample_overlap = TILE_OVERLAP_SECONDS * vae.config.sampling_rate
