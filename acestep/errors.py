@@ -1,5 +1,6 @@
 """The one exception that means: the user can mend this."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -9,13 +10,25 @@ class UserError(ValueError):
 
 
 def run_script(main: Callable[[], int | None]) -> None:
-    """Run a script's `main` and exit: `UserError` becomes one line on standard error and status 2, no traceback.
+    """Run a script's `main` and exit: what a user can mend becomes one line on standard error and status 2.
 
-    `main` returns the exit status (None is 0); status 1 means "finished, but not with everything".
+    `main` returns the exit status (None is 0); status 1 means "finished, but not with everything", 130 an interruption.
+    Of several processes only the first one speaks.
     """
     try:
         status = main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 2
+        status = _fail(f"error: {error}", 2)
+    except KeyboardInterrupt:
+        status = _fail("interrupted: what was finished before is kept.", 130)
+    except OSError as error:
+        if error.filename is None or error.strerror is None:  # not about a file: a fault of the program's own
+            raise
+        status = _fail(f"error: {error.filename}: {error.strerror}.", 2)
     sys.exit(status or 0)
+
+
+def _fail(text: str, status: int) -> int:
+    if os.environ.get("RANK", "0") == "0":
+        print(text, file=sys.stderr)
+    return status

@@ -25,9 +25,9 @@ class GenerateOptions:
     lyrics: str = option("[Instrumental]", "words with structure tags such as [Verse 1]")
     lyrics_file: str | None = option(None, "text file with the lyrics, in place of --lyrics")
     language: str = option("unknown", "language code of the lyrics, such as en or ja")
-    bpm: int | None = option(None, "tempo in beats a minute")
+    bpm: str | None = option(None, "tempo in beats a minute")
     keyscale: str | None = option(None, "key, such as 'F# minor'")
-    timesignature: str | None = option(None, "beats a bar: 2, 3, 4 or 6", ["2", "3", "4", "6"])
+    timesignature: str | None = option(None, "beats a bar: 2, 3, 4 or 6")
     duration: float = option(60.0, "seconds of music, at most 600")
     seed: int = option(0, "of the noise; the same seed gives the same music on one machine")
     num_inference_steps: int | None = option(None, "Euler steps; default 50, for turbo 8")
@@ -43,8 +43,8 @@ class GenerateOptions:
     dtype: str | None = option(None, "default: bfloat16 on a GPU, float32 on a CPU", ["bfloat16", "float32"])
 
 
-def check(options: GenerateOptions) -> tuple[str, list[float]]:
-    """The lyrics and a scale for each LoRA; raises UserError for what cannot be generated."""
+def check(options: GenerateOptions) -> list[float]:
+    """A scale for each LoRA; raises UserError for what cannot be generated."""
     if not 0 < options.duration <= 600:
         raise UserError(f"--duration is {options.duration}; expected more than 0 and at most 600 seconds.")
     if options.num_inference_steps is not None and options.num_inference_steps < 1:
@@ -53,8 +53,6 @@ def check(options: GenerateOptions) -> tuple[str, list[float]]:
         raise UserError(f"--shift is {options.shift}; expected more than 0.")
     if options.guidance_scale is not None and not 1 <= options.guidance_scale < math.inf:
         raise UserError(f"--guidance_scale is {options.guidance_scale}; expected at least 1, which is no guidance.")
-    if options.bpm is not None and not 30 <= options.bpm <= 300:
-        raise UserError(f"--bpm is {options.bpm}; expected a number between 30 and 300.")
     if not 0 <= options.seed < 2**63:
         raise UserError(f"--seed is {options.seed}; expected at least 0 and less than 2^63.")
     if options.lora_scale and not options.lora:
@@ -65,22 +63,38 @@ def check(options: GenerateOptions) -> tuple[str, list[float]]:
     scales = scales * len(options.lora) if len(scales) == 1 else scales
     if len(scales) != len(options.lora):
         raise UserError(f"--lora_scale has {len(scales)} values for {len(options.lora)} LoRAs; expected one each.")
-    from acestep.songs.languages import parse_language
+    if not all(math.isfinite(scale) for scale in scales):
+        raise UserError(f"--lora_scale is {options.lora_scale}; expected numbers.")
+    return scales
 
-    try:
-        options.language = parse_language(options.language)
-    except UserError as error:
-        raise UserError(f"--language {error}") from None
-    if options.lyrics_file is None:
-        return options.lyrics, scales
+
+def read_texts(options: GenerateOptions) -> dict:
+    """What the prompt says, read by the rules that songs are read by: training and generation feed the same strings."""
+    from acestep.songs.fields import parse_field
+    from acestep.songs.lyrics import is_instrumental_mark, parse_lyrics
+    from acestep.songs.song import INSTRUMENTAL
     from acestep.songs.text_files import read_text
 
-    return read_text(Path(options.lyrics_file)), scales
+    fields = {}
+    for name in ("bpm", "keyscale", "timesignature", "language"):
+        try:
+            fields[name] = parse_field(name, getattr(options, name))
+        except UserError as error:
+            raise UserError(f"--{name} {error}") from None
+    source = options.lyrics if options.lyrics_file is None else read_text(Path(options.lyrics_file))
+    lyrics = parse_lyrics(source).text
+    sung = bool(lyrics) and not is_instrumental_mark(lyrics)
+    return {
+        "prompt": options.prompt.strip(),
+        "lyrics": lyrics if sung else INSTRUMENTAL,
+        "vocal_language": fields.pop("language") or "unknown",
+        **fields,
+    }
 
 
 def main() -> None:
     options = parse_options(GenerateOptions, __doc__)
-    lyrics, scales = check(options)
+    scales, texts = check(options), read_texts(options)
 
     from acestep.quiet import quiet_libraries
 
@@ -110,19 +124,16 @@ def main() -> None:
         guidance=default.guidance if options.guidance_scale is None else options.guidance_scale,
     )
     generator = Generator(checkpoint, device, dtype, options.lora, scales)
+    for warning in generator.cut_warnings(audio_duration=options.duration, **texts):
+        print(f"warning: {warning}")
     wanted = [(output, True)] + ([(output.with_suffix(f".base{output.suffix}"), False)] if options.compare else [])
     for path, use_adapters in wanted:
         audio = generator(
-            options.prompt,
-            lyrics,
-            options.seed,
-            sampling,
+            seed=options.seed,
+            sampling=sampling,
             use_adapters=use_adapters,
-            vocal_language=options.language,
             audio_duration=options.duration,
-            bpm=options.bpm,
-            keyscale=options.keyscale,
-            timesignature=options.timesignature,
+            **texts,
         )
         write_audio(path, audio, generator.pipeline.sample_rate)
         adapters = ", ".join(options.lora) if use_adapters and options.lora else "no LoRA"

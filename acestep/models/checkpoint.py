@@ -19,6 +19,9 @@ from acestep.models.weights import NamedWeights, WeightFile, check_weights, load
 # The components whose names and files differ between the layouts.
 CONVERTED = ("transformer", "condition_encoder", "audio_tokenizer", "audio_token_detokenizer")
 SILENCE = "silence_latent"
+TRAINING_CONFIG = "acestep_training.json"  # what convert_checkpoint.py keeps of the original's configuration
+# Entries of a configuration that say how it was saved, not what it computes.
+NOT_COMPUTING = {"dtype", "torch_dtype", "transformers_version", "architectures", "use_cache", "name_or_path"}
 SILENCE_FRAMES = 15000  # ten minutes; diffusers' condition encoder has a buffer of this length
 
 
@@ -79,9 +82,11 @@ class Checkpoint:
 
     def timestep_law(self) -> tuple[float, float]:
         """Mean and standard deviation of the normal draws behind the timestep; all releases have (-0.4, 1.0)."""
-        config: dict[str, Any] = {}
-        if self.layout.kind == "original":  # diffusers' configuration has no place for them
+        if self.layout.kind == "original":
             config = read_json(self.layout.config_files("transformer")["transformer"])
+        else:  # diffusers' configuration has no place for them
+            path = self.layout.repository.fetch(TRAINING_CONFIG) / TRAINING_CONFIG
+            config = read_json(path) if path.is_file() else {}
         return float(config.get("timestep_mu", -0.4)), float(config.get("timestep_sigma", 1.0))
 
     def transformer(self, dtype: torch.dtype | None = None) -> nn.Module:
@@ -201,12 +206,11 @@ class Checkpoint:
         some values from three rows are taken, so that it costs no reading of gigabytes.
 
         Args:
-            component: `vae`, `text_encoder`, `condition_encoder` (with the silence latent) or `transformer`.
+            component: `vae`, `text_encoder` (with the tokenizer), `condition_encoder` (with the silence latent) or
+                `transformer`.
         """
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(json.dumps(self._computing_config(component), sort_keys=True).encode())
         weights = self.weights(component)
-        if component not in ("vae", "text_encoder"):
-            digest.update(json.dumps([self.transformer_config["sliding_window"], self.is_xl]).encode())
         for name in sorted(weights):
             if name != SILENCE:
                 digest.update(f"{name}{list(weights.shape(name))}".encode())
@@ -232,6 +236,24 @@ class Checkpoint:
             scheduler=self.scheduler(),
             **extra,
         )
+
+    def _computing_config(self, component: str) -> dict[str, Any]:
+        """The entries of a component's configuration that change what it computes from its weights."""
+        if component in ("vae", "text_encoder"):
+            config = read_json(self.layout.component(component) / "config.json")
+            config = {key: value for key, value in config.items() if key not in NOT_COMPUTING and key[0] != "_"}
+        else:
+            keys = ("num_attention_heads", "num_key_value_heads", "head_dim", "rope_theta", "rms_norm_eps")
+            config = {key: self.configs[component].get(key) for key in (*keys, "sliding_window", "layer_types")}
+            config["rope_theta"] = float(config["rope_theta"])
+            if component == "condition_encoder":
+                config.pop("layer_types")  # always in turn; only one of the layouts says so
+                config["timbre_token"] = self.is_xl
+        if component == "text_encoder":
+            tokenizer = self.layout.component("tokenizer") / "tokenizer.json"
+            if tokenizer.is_file():  # what it holds, whatever it is indented by
+                config["tokenizer"] = hashlib.sha256(json.dumps(read_json(tokenizer)).encode()).hexdigest()
+        return config
 
     def _weight(self, component: str, name: str) -> torch.Tensor:
         weights = self.weights(component)

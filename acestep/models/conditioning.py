@@ -103,12 +103,13 @@ def context_latents(silence_latent: torch.Tensor, frames: int) -> torch.Tensor:
     """What stands beside the noisy latents: silence and a chunk mask of ones ("generate everything").
 
     Args:
-        silence_latent: `[1, >= frames, C]`.
+        silence_latent: `[1, length, C]`; repeated where it is shorter than the song, as the pipeline does.
 
     Returns:
         `[frames, 2 C]`.
     """
-    silence = silence_latent[0, :frames]
+    repeats = -(-frames // silence_latent.shape[1])
+    silence = silence_latent[0].repeat(repeats, 1)[:frames] if repeats > 1 else silence_latent[0, :frames]
     return torch.cat([silence, torch.ones_like(silence)], dim=-1)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from acestep.errors import UserError
-from acestep.models.checkpoint import CONVERTED, SILENCE, Checkpoint, empty_text_encoder
+from acestep.models.checkpoint import CONVERTED, SILENCE, TRAINING_CONFIG, Checkpoint, empty_text_encoder
 from acestep.models.layout import read_json
 from acestep.models.weights import NamedWeights, check_weights, write_safetensors
 
@@ -49,6 +49,9 @@ def convert_checkpoint(
                 report(component)
                 _convert_component(checkpoint, component, staging / component, dtype)
         _write_index(checkpoint, staging)
+        mu, sigma = checkpoint.timestep_law()
+        law = {"timestep_mu": mu, "timestep_sigma": sigma}
+        (staging / TRAINING_CONFIG).write_text(json.dumps(law, indent=2) + "\n", encoding="utf-8")
         staging.chmod(0o755)  # temporary folders are private
         if output_dir.exists():
             output_dir.rmdir()

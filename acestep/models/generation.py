@@ -1,6 +1,7 @@
 """Music from a prompt: the pipeline with adapters on it, at the settings that its variant wants."""
 
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import nn
 from acestep.errors import UserError
 from acestep.models.adapter_loading import is_other_kind, load_adapter
 from acestep.models.checkpoint import Checkpoint
+from acestep.models.conditioning import MAX_LYRIC_TOKENS, MAX_TEXT_TOKENS, Prompt
 from acestep.models.repository import Repository
 from acestep.models.weights import WeightFile, report_keys
 
@@ -117,6 +119,19 @@ class Generator:
             raise UserError("the generated audio is not finite; try --dtype float32, or a lower --lora_scale.")
         return audio.float().cpu()
 
+    def cut_warnings(
+        self, prompt: str, lyrics: str, vocal_language: str, audio_duration: float, **tags: Any
+    ) -> list[str]:
+        """What of the texts the model will not read, one line each; arguments as the pipeline takes them."""
+        tags = {name: value for name, value in tags.items() if value is not None}
+        texts = Prompt(prompt, lyrics, vocal_language, audio_duration, **tags)
+        limits = (("prompt has", MAX_TEXT_TOKENS), ("lyrics have", MAX_LYRIC_TOKENS))
+        return [
+            f"the {what} {count} tokens, the model reads {limit}; the rest is cut off."
+            for (what, limit), count in zip(limits, texts.token_counts(self.pipeline.tokenizer), strict=True)
+            if count > limit
+        ]
+
 
 def write_audio(path: Path, audio: torch.Tensor, sample_rate: int) -> None:
     """Write `[channels, samples]` as 24-bit WAV or FLAC, by the file's ending.
@@ -129,7 +144,9 @@ def write_audio(path: Path, audio: torch.Tensor, sample_rate: int) -> None:
     check_audio_name(path)
     container, subtype = FORMATS[path.suffix.lower()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, audio.T.numpy(), sample_rate, format=container, subtype=subtype)
+    written = path.with_name(f".{path.name}")
+    soundfile.write(written, audio.T.numpy(), sample_rate, format=container, subtype=subtype)
+    written.replace(path)  # so that an interruption leaves no half a file
 
 
 def check_audio_name(path: Path) -> None:
@@ -138,6 +155,9 @@ def check_audio_name(path: Path) -> None:
         raise UserError(f"--output {path}: ends with {path.suffix or 'nothing'!r}; expected .wav or .flac.")
     if path.is_dir():
         raise UserError(f"--output {path}: is a folder; expected the name of a file in it.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"--output {path}: {path.parent} cannot be written to.")
 
 
 def _load_lora(pipeline: Any, lora: str, name: str) -> None:

@@ -4,7 +4,6 @@ A step of the optimizer takes `train_batch_size x gradient_accumulation_steps x 
 How they are laid out over processes and micro-batches does not change which they are, nor what is drawn for them.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -42,12 +41,21 @@ class StepLayout:
     def steps_per_epoch(self, rows: int) -> int:
         return -(-rows // self.samples)
 
+    def samples_of(self, step: int, rows: int) -> int:
+        """Samples of a step over all processes: the last step of an epoch may have fewer than the others."""
+        within = step % self.steps_per_epoch(rows)
+        return min(self.samples, rows - within * self.samples)
+
+    def micro_batches(self, samples: int) -> int:
+        """Micro-batches of each process in a step of so many samples."""
+        return -(-samples // (self.batch_size * self.processes))
+
 
 class MicroBatches(Sampler):
     """Micro-batches of one process, in order, as lists of `Place`.
 
-    Every process gets the same number of micro-batches a step. The last step of an epoch may have fewer samples than
-    the others: its places are filled with samples of weight 0, which keep the processes together and change nothing.
+    Every process gets the same number of micro-batches a step. In the last step of an epoch a process may have one less
+    than another: it gets a sample of weight 0 then, which keeps the processes together and changes nothing.
 
     Args:
         rows: number of rows of the dataset.
@@ -63,7 +71,8 @@ class MicroBatches(Sampler):
         self.seed, self.steps, self.first_step = seed, steps, first_step
 
     def __len__(self) -> int:
-        return (self.steps - self.first_step) * self.layout.accumulation
+        steps = range(self.first_step, self.steps)
+        return sum(self.layout.micro_batches(self.layout.samples_of(step, self.rows)) for step in steps)
 
     def __iter__(self) -> Iterator[list[Place]]:
         layout, per_epoch = self.layout, self.layout.steps_per_epoch(self.rows)
@@ -73,12 +82,11 @@ class MicroBatches(Sampler):
             if not order or within == 0:
                 order = permutation(self.seed, epoch, self.rows)
             chosen = order[within * layout.samples : (within + 1) * layout.samples]
-            places = [Place(epoch, index) for index in chosen]
-            places += [Place(epoch, chosen[0], weight=0.0)] * (layout.samples - len(chosen))
-            # one after the other over the processes, so that a short step leaves none without work
-            mine = places[self.process :: layout.processes]
-            for begin in range(0, len(mine), layout.batch_size):
-                yield mine[begin : begin + layout.batch_size]
+            # one after the other over the processes, so that a short step is shared out too
+            mine = [Place(epoch, index) for index in chosen[self.process :: layout.processes]]
+            for number in range(layout.micro_batches(len(chosen))):
+                batch = mine[number * layout.batch_size : (number + 1) * layout.batch_size]
+                yield batch or [Place(epoch, chosen[0], weight=0.0)]
 
 
 class TrainingSamples(Dataset):
@@ -157,7 +165,7 @@ def prompt_kind(row: dict, draws: Draws) -> str:
 
 def crop_frames_of(seconds: float) -> int:
     """Frames of `--crop_seconds`: even, for the DiT's patches; 0 for whole songs."""
-    if seconds < 0 or 0 < seconds < 1:
+    if not (seconds == 0 or 1 <= seconds < float("inf")):
         raise UserError(f"--crop_seconds is {seconds}; expected 0 (whole songs) or at least 1.")
     return int(seconds * FRAMES_PER_SECOND) // 2 * 2
 
@@ -205,8 +213,3 @@ def equal_conditions(batch: dict) -> list[list[int]]:
     for position, condition in enumerate(batch["encoder_hidden_states"]):
         groups.setdefault(condition.shape[0], []).append(position)
     return list(groups.values())
-
-
-def describe(batch: dict) -> str:
-    """The songs of a micro-batch, for a message."""
-    return json.dumps(batch["file_name"], ensure_ascii=False)

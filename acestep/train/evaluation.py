@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from acestep.dataset.rows import EncodedRows
 from acestep.dataset.schema import PROMPT_KINDS
@@ -34,7 +35,9 @@ def evaluate_loss(
     """
     grid = timestep_grid(draws)
     sums = torch.zeros(draws, dtype=torch.float64)
-    for index in range(accelerator.process_index, len(rows), accelerator.num_processes):
+    mine = range(accelerator.process_index, len(rows), accelerator.num_processes)
+    hidden = not accelerator.is_main_process
+    for index in tqdm(mine, desc="loss at fixed noise", unit="song", leave=False, disable=hidden):
         row = rows.texts(index)
         kind = "caption" if row["text_prompt"] else "genre"
         clean = rows.tensor(index, "latents", 0, crop_frames or None)

@@ -120,11 +120,6 @@ class Trainer:
     def steps_per_epoch(self) -> int:
         return self.layout.steps_per_epoch(len(self.rows))
 
-    def samples_of_step(self, step: int) -> int:
-        """Samples that count in a step, over all processes: the last step of an epoch may have fewer."""
-        within = step % self.steps_per_epoch
-        return min(self.layout.samples, len(self.rows) - within * self.layout.samples)
-
     def train(self, stop: StopSignal) -> bool:
         """Make the steps that are left; whether all were made, or `stop` came first and the state was saved.
 
@@ -217,14 +212,15 @@ class Trainer:
             Its record, this process's songs with their losses if it is not finite, and what all processes agreed on:
             whether to stop and whether to save.
         """
-        count, frames = self.samples_of_step(step), 0
+        count, frames = self.layout.samples_of(step, len(self.rows)), 0
+        micro_count = self.layout.micro_batches(count)
         total = torch.zeros((), device=self.accelerator.device)
         songs: list[tuple[str, torch.Tensor]] = []
-        for micro in range(self.layout.accumulation):
+        for micro in range(micro_count):
             batch = to_device(next(micro_batches), self.accelerator.device)
             groups = self.velocity_loss.groups(batch)
             for number, group in enumerate(groups):
-                last = micro == self.layout.accumulation - 1 and number == len(groups) - 1
+                last = micro == micro_count - 1 and number == len(groups) - 1
                 losses = self._backward(batch, group, count, synchronize=last)
                 total += losses.sum()
                 songs += [(batch["file_name"][at], loss) for at, loss in zip(group, losses, strict=True)]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 METRICS_NAME = "metrics.jsonl"
+PICTURE_NAME = "loss.png"
 
 
 class MetricsFile:
@@ -27,13 +28,20 @@ class MetricsFile:
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, record: dict[str, Any]) -> None:
-        # not-a-number is no JSON: a reader gets null
-        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-        self._file.write(json.dumps(finite) + "\n")
+        self._file.write(json.dumps(without_nan(record), allow_nan=False) + "\n")
         self._file.flush()
 
     def close(self) -> None:
         self._file.close()
+
+
+def without_nan(value: Any) -> Any:
+    """A copy in which null stands for what is not finite: JSON has no such numbers."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -82,9 +90,9 @@ def plot_loss(folder: Path) -> Path:
     axes.grid(alpha=0.3)
     axes.legend()
     figure.tight_layout()
-    figure.savefig(folder / "loss.png")
+    figure.savefig(folder / PICTURE_NAME)
     pyplot.close(figure)
-    return folder / "loss.png"
+    return folder / PICTURE_NAME
 
 
 def check_trackers(names: list[str]) -> list[str]:

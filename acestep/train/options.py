@@ -1,5 +1,6 @@
 """Options of training: names as diffusers' example scripts have them."""
 
+import sys
 from dataclasses import dataclass
 
 from acestep.errors import UserError
@@ -10,6 +11,7 @@ TIMESTEP_LAWS = ("auto", "logit_normal_max", "logit_normal", "turbo", "uniform")
 LOSS_WEIGHTINGS = ("none", "min_snr")
 ADAPTERS = ("lora", "dora", "lokr", "loha", "oft")
 OPTIMIZERS = ("adamw", "adamw8bit", "paged_adamw8bit", "adafactor")
+PRECISIONS = ("no", "bf16")
 MLP = ("gate_proj", "up_proj", "down_proj")
 SCHEDULES = (
     "linear",
@@ -18,7 +20,23 @@ SCHEDULES = (
     "polynomial",
     "constant",
     "constant_with_warmup",
-    "piecewise_constant",
+)
+
+_LARGEST, _SMALLEST = sys.float_info.max, sys.float_info.min  # not a number and infinity lie outside
+_COUNTS = (
+    *("rank", "num_train_epochs", "max_train_steps", "train_batch_size", "gradient_accumulation_steps"),
+    *("logging_steps", "checkpoints_total_limit"),
+)
+_NOT_NEGATIVE = (
+    *("dataloader_num_workers", "lr_warmup_steps", "save_every_n_epochs", "checkpointing_steps", "evaluation_draws"),
+    *("checkpoint_every_minutes", "max_grad_norm", "adam_weight_decay", "loraplus_lr_ratio", "crop_seconds"),
+)
+_RANGES = (
+    (_COUNTS, 1, _LARGEST, "at least 1"),
+    (_NOT_NEGATIVE, 0, _LARGEST, "0 or more"),
+    (("learning_rate", "adam_epsilon", "snr_gamma", "lora_alpha"), _SMALLEST, _LARGEST, "more than 0"),
+    (("adam_beta1", "adam_beta2"), 0, 1 - 1e-12, "at least 0 and less than 1"),
+    (("condition_dropout",), 0, 1, "a share from 0 to 1"),
 )
 
 
@@ -47,7 +65,9 @@ class TrainOptions:
     max_train_steps: int | None = option(None, "optimizer steps; wins over --num_train_epochs")
     train_batch_size: int = option(1, "songs at once on each device; more than 1 needs songs or crops of one length")
     gradient_accumulation_steps: int = option(1, "batches a step; the effective batch is this x batch x processes")
-    crop_seconds: float = option(0.0, "train on random crops of this length (0: whole songs)")
+    crop_seconds: float = option(
+        0.0, "train on random crops of this length, with the whole song's prompt and lyrics (0: whole songs)"
+    )
     dataloader_num_workers: int = option(0, "processes that read and draw ahead of the device")
 
     optimizer: str = option("adamw", "8-bit ones need less memory, paged ones still less on the GPU", OPTIMIZERS)
@@ -69,7 +89,9 @@ class TrainOptions:
     snr_gamma: float = option(5.0, "gamma of --loss_weighting min_snr")
     sample_latents: bool = option(False, "draw latents from the VAE's posterior instead of taking its mean")
 
-    mixed_precision: str = option("no", "dtype of the frozen model and of its arithmetic", ["no", "bf16"])
+    mixed_precision: str | None = option(
+        None, "dtype of the frozen model and of its arithmetic; default: what accelerate was launched with", PRECISIONS
+    )
     quantization: str = option("none", "of the frozen model by bitsandbytes", ["none", "int8", "nf4"])
     gradient_checkpointing: bool = option(False, "compute activations twice to keep few of them in memory")
     seed: int = option(0, "the same seed gives the same run, whatever the batch layout")
@@ -90,44 +112,21 @@ class TrainOptions:
     cpu: bool = option(False, "train on the CPU although there is a GPU")
 
     def check(self) -> None:
-        """Raise UserError for values that make no sense; see also each option's own check."""
-        at_least_one = (
-            "rank",
-            "num_train_epochs",
-            "train_batch_size",
-            "gradient_accumulation_steps",
-            "logging_steps",
-        )
-        for name in at_least_one:
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} is {getattr(self, name)}; expected at least 1.")
-        if self.max_train_steps is not None and self.max_train_steps < 1:
-            raise UserError(f"--max_train_steps is {self.max_train_steps}; expected at least 1.")
-        if self.checkpoints_total_limit is not None and self.checkpoints_total_limit < 1:
-            raise UserError(f"--checkpoints_total_limit is {self.checkpoints_total_limit}; expected at least 1.")
-        not_negative = (
-            "dataloader_num_workers",
-            "save_every_n_epochs",
-            "checkpointing_steps",
-            "checkpoint_every_minutes",
-            "evaluation_draws",
-            "max_grad_norm",
-        )
-        for name in not_negative:
-            if getattr(self, name) < 0:
-                raise UserError(f"--{name} is {getattr(self, name)}; expected 0 or more.")
-        if self.use_rslora and self.adapter not in ("lora", "dora"):
-            raise UserError(f"--use_rslora: has no meaning for --adapter {self.adapter}; it is for lora and dora.")
-        if self.loraplus_lr_ratio and self.adapter not in ("lora", "dora"):
-            raise UserError(
-                f"--loraplus_lr_ratio: --adapter {self.adapter} has no B matrices; it is for lora and dora."
-            )
-        if self.loraplus_lr_ratio < 0:
-            raise UserError(f"--loraplus_lr_ratio is {self.loraplus_lr_ratio}; expected 0 or more.")
-        if self.learning_rate <= 0:
-            raise UserError(f"--learning_rate is {self.learning_rate}; expected more than 0.")
-        if self.condition_dropout is not None and not 0 <= self.condition_dropout <= 1:
-            raise UserError(f"--condition_dropout is {self.condition_dropout}; expected a share from 0 to 1.")
+        """Raise UserError for values that make no sense, and for options that do not go together."""
+        for names, low, high, expected in _RANGES:
+            for name in names:
+                value = self.alpha if name == "lora_alpha" else getattr(self, name)
+                if value is not None and not low <= value <= high:
+                    raise UserError(f"--{name} is {value}; expected {expected}.")
+        if self.lr_warmup_steps and self.lr_scheduler == "constant":
+            raise UserError("--lr_warmup_steps: --lr_scheduler constant has no warm-up; use constant_with_warmup.")
+        if self.adapter not in ("lora", "dora"):
+            if self.use_rslora:
+                raise UserError(f"--use_rslora: has no meaning for --adapter {self.adapter}; it is for lora and dora.")
+            if self.loraplus_lr_ratio:
+                raise UserError(
+                    f"--loraplus_lr_ratio: --adapter {self.adapter} has no B matrices, as lora and dora do."
+                )
 
     @property
     def alpha(self) -> float:

@@ -2,8 +2,11 @@
 
 import hashlib
 import json
+import math
+import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +21,13 @@ from acestep.models.quantization import quantize
 from acestep.options import options_as_dict
 from acestep.train.adapter import WEIGHTS_NAME, add_adapter, describe_lora
 from acestep.train.batches import TrainingSamples, check_lengths, crop_frames_of
-from acestep.train.checkpoints import SavedState, check_same_run, load_checkpoint
+from acestep.train.checkpoints import SavedState, check_same_run, complete_checkpoints, load_checkpoint
 from acestep.train.flow_matching import resolve_condition_dropout, resolve_timestep_law
 from acestep.train.loop import Trainer
-from acestep.train.metrics import METRICS_NAME, check_trackers, plot_loss
+from acestep.train.metrics import METRICS_NAME, PICTURE_NAME, check_trackers, plot_loss, without_nan
 from acestep.train.optimizer_state import trainable
 from acestep.train.optimizers import make_optimizer
-from acestep.train.options import TrainOptions
+from acestep.train.options import PRECISIONS, TrainOptions
 from acestep.train.signals import StopSignal
 from acestep.train.step import VelocityLoss
 
@@ -60,22 +63,21 @@ def train(options: TrainOptions) -> dict[str, Any]:
     accelerator = Accelerator(
         mixed_precision=options.mixed_precision, cpu=options.cpu, log_with=trackers or None, project_dir=output_dir
     )
+    if accelerator.mixed_precision not in PRECISIONS:
+        raise UserError(
+            f"accelerate was launched with mixed precision {accelerator.mixed_precision}; expected one of "
+            f"{', '.join(PRECISIONS)}. Say --mixed_precision bf16."
+        )
+    if saved is None and accelerator.is_main_process:
+        _begin_anew(output_dir)
     began = time.monotonic()
     trainer = _trainer(options, accelerator, checkpoint, rows, crop_frames, saved)
     if trackers:
         plain = {k: v if isinstance(v, (int, float, bool)) else str(v) for k, v in options_as_dict(options).items()}
         accelerator.init_trackers("acestep-lora", config=plain)
-    minutes = sum(rows.column("frames")) / FRAMES_PER_SECOND / 60
     say, layout, samples = accelerator.print, trainer.layout, trainer.loader.dataset
-    say(f"{checkpoint.name}: {describe_lora(trainer.trainable, options)}")
-    if options.adapter not in ("lora", "dora"):
-        say(f"note: AceStepPipeline.load_lora_weights does not load {options.adapter}; PEFT does (docs/training.md).")
-    say(
-        f"{options.dataset}: {len(rows)} rows, {minutes:.1f} minutes; {trainer.steps} steps of {layout.samples} "
-        f"({layout.batch_size} x {layout.accumulation} x {layout.processes}), t by {samples.law}, "
-        f"condition dropout {samples.condition_dropout:g}, {accelerator.device}, "
-        f"mixed precision {accelerator.mixed_precision}"
-    )
+    minutes = sum(rows.column("frames")) / FRAMES_PER_SECOND / 60
+    _announce(trainer, checkpoint.name, minutes, say)
     if saved is not None:
         check_same_run(saved.state["run"], trainer.identity, options.allow_resume_mismatch, say)
         trainer.restore(saved)
@@ -93,9 +95,12 @@ def train(options: TrainOptions) -> dict[str, Any]:
         accelerator.end_training()
         return {"stopped_by_signal": stop.received or int(signal.SIGTERM), "steps": trainer.progress.step}
     before, after = trainer.before, trainer.evaluate(trainer.steps) if options.evaluation_draws else None
+    _check_finite(trainer, after)
     path = trainer.save(output_dir)
     summary = {
-        "model": record.model,
+        "model": checkpoint.name,
+        "model_revision": checkpoint.commit,
+        "dataset_model": record.model,
         "dataset_rows": len(rows),
         "dataset_minutes": round(minutes, 3),
         "steps": trainer.steps,
@@ -114,11 +119,54 @@ def train(options: TrainOptions) -> dict[str, Any]:
     return summary
 
 
+def _announce(trainer: Trainer, model: str, minutes: float, say: Callable[[str], None]) -> None:
+    """Say what will be trained on what, and what a user may not expect."""
+    options, layout, samples, rows = trainer.options, trainer.layout, trainer.loader.dataset, trainer.rows
+    accelerator = trainer.accelerator
+    say(f"{model}: {describe_lora(trainer.trainable, options)}")
+    if options.adapter not in ("lora", "dora"):
+        say(f"note: AceStepPipeline.load_lora_weights does not load {options.adapter}; PEFT does (docs/training.md).")
+    say(
+        f"{options.dataset}: {len(rows)} rows, {minutes:.1f} minutes; {trainer.steps} steps of {layout.samples} "
+        f"({layout.batch_size} x {layout.accumulation} x {layout.processes}), t by {samples.law}, "
+        f"condition dropout {samples.condition_dropout:g}, {accelerator.device}, "
+        f"mixed precision {accelerator.mixed_precision}"
+    )
+    if layout.samples > len(rows):
+        say(f"note: a step would take {layout.samples} songs and there are {len(rows)}; each step takes them all.")
+    if samples.crop_frames:
+        say(
+            "note: a crop is trained with the whole song's lyrics and duration; prepare_dataset.py --segment_seconds "
+            "makes rows whose prompts are their own."
+        )
+
+
+def _begin_anew(output_dir: Path) -> None:
+    """Remove what an earlier run left, which the user allowed: nothing of it must pass for this run's."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    for name in (WEIGHTS_NAME, METRICS_NAME, SUMMARY_NAME, PICTURE_NAME):
+        (output_dir / name).unlink(missing_ok=True)
+    for _, path in complete_checkpoints(output_dir):
+        shutil.rmtree(path)
+
+
+def _check_finite(trainer: Trainer, evaluation: dict[str, Any] | None) -> None:
+    """Refuse to save an adapter that cannot be played."""
+    finite = all(torch.isfinite(parameter).all() for parameter in trainer.trainable)
+    if not finite or (evaluation is not None and not math.isfinite(evaluation["loss"])):
+        raise UserError(
+            "the trained adapter gives values that are not finite and is not saved. Lower --learning_rate; earlier "
+            "checkpoints, if any, are kept."
+        )
+
+
 def _finish(output_dir: Path, path: Path, summary: dict[str, Any]) -> None:
     """Write the summary and the picture of a complete run, and say how it went."""
-    (output_dir / SUMMARY_NAME).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    written = output_dir / f".{SUMMARY_NAME}"
+    written.write_text(json.dumps(without_nan(summary), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    written.replace(output_dir / SUMMARY_NAME)
     plot_loss(output_dir)
-    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB after {summary['steps']} steps, {summary['seconds']:.0f} s")
+    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB after {summary['steps']} steps, {summary['seconds']:.0f} s")
     if summary["skipped_steps"]:
         print(f"warning: {summary['skipped_steps']} steps were not finite and were skipped.")
     before, after = summary["evaluation_before"], summary["evaluation_after"]
@@ -178,13 +226,13 @@ def _trainer(
         samples,
         options,
         Path(options.output_dir),
-        identity=_identity(options, checkpoint, rows, samples, accelerator.num_processes),
+        identity=_identity(options, checkpoint, rows, samples, accelerator),
         first_step=saved.state["progress"]["step"] if saved else 0,
     )
 
 
 def _identity(
-    options: TrainOptions, checkpoint: Checkpoint, rows: EncodedRows, samples: TrainingSamples, processes: int
+    options: TrainOptions, checkpoint: Checkpoint, rows: EncodedRows, samples: TrainingSamples, accelerator: Any
 ) -> dict[str, Any]:
     """What must be the same when a run goes on, in the order in which differences are named.
 
@@ -195,15 +243,16 @@ def _identity(
     same = (
         *("rank", "alpha", "use_rslora", "target_modules", "learning_rate", "lr_scheduler", "adam_beta1", "adam_beta2"),
         *("adam_weight_decay", "adam_epsilon", "max_grad_norm", "crop_seconds", "sample_latents", "loss_weighting"),
-        *("snr_gamma", "mixed_precision", "seed", "adapter", "optimizer", "loraplus_lr_ratio", "quantization"),
+        *("snr_gamma", "seed", "adapter", "optimizer", "loraplus_lr_ratio", "quantization"),
     )
     return {
         "model": checkpoint.fingerprint("transformer"),
         "dataset": data,
         **{name: getattr(options, name) for name in same},
+        "mixed_precision": accelerator.mixed_precision,
         "timestep_law": samples.law,
         "condition_dropout": samples.condition_dropout,
-        "effective_batch": options.train_batch_size * options.gradient_accumulation_steps * processes,
+        "effective_batch": options.train_batch_size * options.gradient_accumulation_steps * accelerator.num_processes,
     }
 
 

@@ -22,12 +22,16 @@ def steps_of(layout: StepLayout, rows: int, steps: int, first_step: int = 0) -> 
     found = [Counter() for _ in range(steps - first_step)]
     for process in range(layout.processes):
         batches = list(MicroBatches(rows, layout, process, seed=3, steps=steps, first_step=first_step))
-        assert len(batches) == (steps - first_step) * layout.accumulation
-        for number, batch in enumerate(batches):
-            assert len(batch) == layout.batch_size
-            for place in batch:
-                if place.weight:
-                    found[number // layout.accumulation][place.epoch, place.index] += 1
+        sampler = MicroBatches(rows, layout, process, seed=3, steps=steps, first_step=first_step)
+        assert len(batches) == len(sampler)
+        remaining = iter(batches)
+        for step in range(first_step, steps):
+            for _ in range(layout.micro_batches(layout.samples_of(step, rows))):
+                batch = next(remaining)
+                assert 1 <= len(batch) <= layout.batch_size
+                for place in batch:
+                    if place.weight:
+                        found[step - first_step][place.epoch, place.index] += 1
     return found
 
 
@@ -44,6 +48,14 @@ def test_an_epoch_holds_each_row_once_although_its_last_step_is_short():
     assert [sum(step.values()) for step in steps] == [4, 4, 2, 4, 4, 2]
     assert sum(steps[:3], Counter()) == Counter({(0, index): 1 for index in range(10)})
     assert sum(steps[3:], Counter()) == Counter({(1, index): 1 for index in range(10)})
+
+
+def test_a_short_step_costs_no_more_than_its_samples():
+    """Seven rows at accumulation 64 are seven samples a step, not sixty-four."""
+    assert len(list(MicroBatches(7, StepLayout(1, 64), 0, seed=0, steps=3))) == 21
+    for process in range(2):  # both processes go in step; the second one fills up once
+        batches = list(MicroBatches(7, StepLayout(1, 8, 2), process, seed=0, steps=1))
+        assert [batch[0].weight for batch in batches] == [1, 1, 1, 0 if process else 1]
 
 
 def test_a_run_that_goes_on_sees_what_it_would_have_seen():

@@ -85,6 +85,11 @@ def test_another_model_is_refused_with_both_names(encoded, tmp_path, run_script)
         (("--target_modules", "to_x"), "--target_modules to_x"),
         (("--report_to", "tensorbored"), "--report_to tensorbored"),
         (("--dataset", "nowhere"), "prepare_dataset.py"),
+        (("--learning_rate", "nan"), "--learning_rate is nan"),
+        (("--adam_beta1", 2), "--adam_beta1 is 2.0"),
+        (("--crop_seconds", "inf"), "--crop_seconds is inf"),
+        (("--lora_alpha", 0), "--lora_alpha is 0"),
+        (("--lr_scheduler", "constant", "--lr_warmup_steps", 3), "constant_with_warmup"),
     ],
 )
 def test_what_cannot_be_trained_is_one_clear_line(encoded, tmp_path, run_script, more, message):
@@ -129,6 +134,38 @@ def test_ten_in_a_row_stop_the_run_with_the_songs_names(encoded, tmp_path, run_s
     assert "10 steps in a row were not finite" in process.stderr
     assert "song" in process.stderr.split("not finite")[-1]
     assert not (tmp_path / "out" / WEIGHTS).exists()
+
+
+def test_an_adapter_that_is_not_finite_is_not_saved(encoded, tmp_path, run_script):
+    more = ("--learning_rate", 1e30, "--max_train_steps", 6, "--evaluation_draws", 2)
+    process = run_script("train_lora.py", *arguments(encoded, tmp_path, *more), check=False)
+    assert process.returncode == 2
+    assert "not finite and is not saved" in process.stderr
+    assert not (tmp_path / WEIGHTS).exists()
+    for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_precision_is_what_accelerate_was_launched_with_unless_said(encoded, tmp_path, run_script):
+    more = ("--max_train_steps", 2, "--evaluation_draws", 0)
+    launched = {"ACCELERATE_MIXED_PRECISION": "bf16"}
+    process = run_script("train_lora.py", *arguments(encoded, tmp_path / "a", *more), env=launched)
+    assert "mixed precision bf16" in process.stdout
+    more = (*more, "--mixed_precision", "no")
+    process = run_script("train_lora.py", *arguments(encoded, tmp_path / "b", *more), env=launched)
+    assert "mixed precision no" in process.stdout
+
+
+def test_overwriting_leaves_nothing_of_the_run_before(encoded, tmp_path, run_script):
+    more = ("--num_train_epochs", 3, "--save_every_n_epochs", 1, "--evaluation_draws", 0)
+    run_script("train_lora.py", *arguments(encoded, tmp_path, *more))
+    (tmp_path / "notes.txt").write_text("mine")
+    more = ("--max_train_steps", 2, "--evaluation_draws", 0, "--overwrite_output_dir", "--rank", 2)
+    run_script("train_lora.py", *arguments(encoded, tmp_path, *more))
+    assert not list(tmp_path.glob("checkpoint-*"))
+    assert load_file(tmp_path / WEIGHTS)["transformer.layers.0.self_attn.to_q.lora_A.weight"].shape[0] == 2
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert json.loads((tmp_path / "training_summary.json").read_text())["model"] == str(encoded.model)
 
 
 @pytest.mark.parametrize(
