@@ -66,8 +66,8 @@ def milliseconds(read: Callable[[int], object], rows: int, repeats: int) -> dict
     return {"median": round(statistics.median(taken), 4), "p95": round(float(np.percentile(taken, 95)), 4)}
 
 
-def measure(rows: int, repeats: int) -> dict[str, dict[str, float]]:
-    """Milliseconds of each way to read."""
+def measure(rows: int, repeats: int) -> dict[str, object]:
+    """Bytes of a row, and milliseconds of each way to read."""
     with tempfile.TemporaryDirectory() as folder:
         songs, long = Path(folder, "songs"), Path(folder, "long")
         for path, seconds in ((songs, 180.0), (long, 600.0)):
@@ -98,8 +98,28 @@ def measure(rows: int, repeats: int) -> dict[str, dict[str, float]]:
             return torch.load(long / f"{row}.pt", weights_only=True, mmap=True)["latents"][crop].float()
 
         assert torch.equal(crop_of_dataset(0), crop_of_pt(0))
+        sizes = measure_sizes(three, songs, rows)
         ways = (row_of_dataset, row_of_pt, row_of_mapped_pt, crop_of_dataset, crop_of_pt, crop_of_mapped_pt)
-        return {way.__name__: milliseconds(way, rows, repeats) for way in ways}
+        return sizes | {"milliseconds": {way.__name__: milliseconds(way, rows, repeats) for way in ways}}
+
+
+def measure_sizes(dataset: EncodedRows, folder: Path, rows: int) -> dict[str, object]:
+    """Bytes of a three-minute song as Arrow, as a Parquet row of its own and as .pt, and the CPU time of Parquet."""
+    import pyarrow.parquet
+
+    arrow = sum(path.stat().st_size for path in (folder / "data").glob("*.arrow"))
+    began = time.process_time()
+    dataset.dataset.to_parquet(folder / "rows.parquet", batch_size=1)
+    seconds = time.process_time() - began
+    return {
+        "bytes_a_row": {
+            "arrow": round(arrow / rows),
+            "parquet": round((folder / "rows.parquet").stat().st_size / rows),
+            "parquet_footer": round(pyarrow.parquet.read_metadata(folder / "rows.parquet").serialized_size / rows),
+            "pt": (folder / "0.pt").stat().st_size,
+        },
+        "parquet_cpu_seconds_a_row": round(seconds / rows, 4),
+    }
 
 
 def main() -> None:
@@ -114,7 +134,7 @@ def main() -> None:
         "load_before": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
         "versions": {package: version(package) for package in ("datasets", "pyarrow", "torch", "numpy")},
         "rows": options.rows,
-        "milliseconds": measure(options.rows, options.repeats),
+        **measure(options.rows, options.repeats),
     }
     text = json.dumps(record, indent=2)
     print(text)

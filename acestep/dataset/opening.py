@@ -54,7 +54,7 @@ def _from_disk(folder: Path, what: str, split: str) -> Any:
         raise UserError(f"{what}: not a dataset on disk ({error}).") from None
     if isinstance(dataset, DatasetDict):
         if split not in dataset:
-            raise UserError(f"{what}: has no split {split}; found {', '.join(dataset)}. Name one, such as {folder}/x.")
+            raise UserError(f"{what}: has no split {split}; found {', '.join(dataset)}. Name a folder in it.")
         return dataset[split]
     return dataset
 

@@ -2,7 +2,6 @@
 
 import io
 import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import datasets
 
 from acestep.dataset.card import dataset_card
+from acestep.dataset.folders import staging_folder
 from acestep.dataset.hub import check_hub_id, on_hub
 from acestep.dataset.options import PrepareOptions
 from acestep.dataset.schema import TENSORS
@@ -76,13 +76,13 @@ def publish(options: PrepareOptions, songs: dict[str, Song]) -> None:
     )
     operations, sizes = [], {}
     datasets.disable_progress_bars()
-    with tempfile.TemporaryDirectory(dir=Path(options.output_dir).parent, prefix=".publishing-") as folder:
+    with staging_folder(Path(options.output_dir).absolute()) as folder:
         for split, dataset in splits.items():
             public = public_rows(dataset)
             if options.include_audio:
-                public = _with_audio(public, songs, options, Path(folder) / "audio" / split)
+                public = _with_audio(public, songs, options, folder / "audio" / split)
             sizes[split] = 0
-            for path, content in _files(split, public, Path(folder)):
+            for path, content in _files(split, public, folder):
                 sizes[split] += len(content) if isinstance(content, bytes) else content.stat().st_size
                 addition = CommitOperationAdd(path, content)
                 on_hub(lambda a=addition: api.preupload_lfs_files(repo_id, [a], repo_type="dataset"), what, advice)
