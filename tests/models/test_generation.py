@@ -253,7 +253,7 @@ def test_an_adapter_that_is_none_is_refused(models, loras, tmp_path):
         (("--shift", 0), "--shift is 0.0"),
         (("--guidance_scale", -1), "--guidance_scale is -1.0"),
         (("--seed", -1), "--seed is -1"),
-        (("--bpm", 7), "--bpm is 7; expected a number between 30 and 300"),
+        (("--bpm", 7), '--bpm is "7"; expected a number between 30 and 300'),
         (("--language", "klingon"), '--language is "klingon"; expected a language the model knows'),
         (("--compare",), "--compare needs a --lora"),
         (("--lora_scale", 1), "--lora_scale needs a --lora"),
