@@ -22,8 +22,8 @@ class MakeDemoOptions:
     output_dir: Path = option(Path("demo"), help="folder for songs/ and model/")
     seed: int = option(0, help="seed of the music and the model")
     practice_songs: int = option(12, help="pieces of music that the tiny model learns from, two of them only measured")
-    decoder_steps: int = option(40, help="training steps of the VAE's decoder")
-    flow_steps: int = option(300, help="training steps of the transformer and the condition encoder")
+    decoder_steps: int = option(20, help="training steps of the VAE's decoder")
+    flow_steps: int = option(200, help="training steps of the transformer and the condition encoder")
 
 
 def main() -> None:
@@ -32,9 +32,11 @@ def main() -> None:
         if getattr(options, name) < least:
             raise UserError(f"--{name} is {getattr(options, name)}; expected {least} or more.")
 
+    from acestep.quiet import quiet_libraries
     from acestep.songs.composition import perform
     from acestep.songs.demo_songs import practice_pieces, write_demo_songs
 
+    quiet_libraries()
     started = time.perf_counter()
     songs_dir, model_dir = options.output_dir / "songs", options.output_dir / "model"
     songs = write_demo_songs(songs_dir, options.seed)
