@@ -1,4 +1,4 @@
-"""Keep other libraries' notices off the screen: a newcomer should read ours."""
+"""Manners of the libraries underneath: no notices that a newcomer could not use, no threads that wait by spinning."""
 
 import logging
 import os
@@ -8,6 +8,8 @@ import warnings
 def quiet_libraries() -> None:
     """Call before importing the libraries; warnings that a user can act on stay."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # On a busy machine threads that spin while they wait take the cores from those that they wait for.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # diffusers still builds the VAE with it, and no user can change that
     warnings.filterwarnings("ignore", message=".*torch.nn.utils.weight_norm.*", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*torch.jit.script_method.*", category=DeprecationWarning)
