@@ -117,12 +117,19 @@ def save_lora(transformer: nn.Module, folder: Path) -> Path:
             weight_name=WEIGHTS_NAME,
             **_collate_lora_metadata({"transformer": transformer}),
         )
+        (staging / WEIGHTS_NAME).chmod(0o666 & ~_umask())  # safetensors keeps its files to the owner
         with (staging / WEIGHTS_NAME).open("rb") as file:
             os.fsync(file.fileno())
         (staging / WEIGHTS_NAME).replace(folder / WEIGHTS_NAME)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return folder / WEIGHTS_NAME
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def describe_lora(parameters: list[nn.Parameter], options: Any) -> str:
