@@ -5,7 +5,8 @@
 
 The rows have the released models' shapes: 64 latent channels, conditions `[700, 2048]`, float16. Read are the latents
 and the condition of a three-minute song, as float32 tensors, and a 60-second crop of a ten-minute song. Files are in
-the system's cache: what is compared is the work, not the disk.
+the system's cache: what is compared is the work, not the disk. One thread
+reads, as in a loader's worker.
 """
 
 import argparse
@@ -128,6 +129,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20, help="how often all of them are read")
     parser.add_argument("--output", type=Path, help="write the result there as JSON")
     options = parser.parse_args()
+    torch.set_num_threads(1)
     record = {
         "date": date.today().isoformat(),
         "hardware": {"processor": _processor(), "cores": os.cpu_count(), "system": platform.system()},

@@ -118,17 +118,20 @@ def test_killed_at_twenty_random_moments_the_dataset_is_that_of_an_undisturbed_r
         _, found = run(600)
         shutil.rmtree(work / "killed")
         shutil.rmtree(work / "cache3")
-        draw, moments, kept = random.Random(0), Counter(), []
-        for kill in range(KILLS):
+        draw, kills, kept = random.Random(0), 0, []
+        while kills < KILLS:
             # in the first half nothing is kept, so that every moment of a run comes up; then the runs go on
-            if kill < KILLS // 2:
+            if fresh := kills < KILLS // 2:
                 shutil.rmtree(work / "cache3", ignore_errors=True)
-            how, _ = run(draw.uniform(0.05, 0.98) * (whole if kill <= KILLS // 2 else found))
-            moments[how] += 1
+            how, took = run(draw.uniform(0.05, 0.98) * (whole if fresh else found))
+            if how != "killed":  # the machine is less busy now than when the run was timed
+                assert how == "0"
+                whole, found = (took, found) if fresh else (whole, took)
+                continue
+            kills += 1
             kept.append(len(list((work / "cache3").rglob("*.safetensors"))))
             if (work / "killed").exists():  # whole, or not there
                 assert contents(work / "killed") == contents(work / "undisturbed")
-        assert moments["killed"] >= KILLS * 3 // 4
         assert len(set(kept)) > 3  # at different moments, indeed
         assert run(600)[0] == "0"
         server.stdin.close()
