@@ -46,6 +46,12 @@ def check_output(output_dir: Path, overwrite: bool) -> None:
         raise UserError(f"--output_dir {output_dir}: is there and no dataset. Choose another folder.")
     if not overwrite:
         raise UserError(f"--output_dir {output_dir}: holds a dataset already; --overwrite replaces it when done.")
+    foreign = [path.name for path in output_dir.rglob("*") if path.is_file() and path.suffix not in (".arrow", ".json")]
+    if foreign:  # what `save_to_disk` did not write would be lost with the old dataset
+        raise UserError(
+            f"--output_dir {output_dir}: holds {foreign[0]} beside the dataset, which --overwrite would remove. "
+            "Move it or choose another folder."
+        )
 
 
 def write_dataset(

@@ -33,7 +33,12 @@ def replace_folder(new: Path, target: Path) -> None:
         return
     old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-old-")) / "folder"
     target.rename(old)
-    new.rename(target)
+    try:
+        new.rename(target)
+    except OSError:
+        old.rename(target)
+        old.parent.rmdir()
+        raise
     shutil.rmtree(old.parent, ignore_errors=True)
 
 

@@ -22,7 +22,7 @@ class AudioProgress:
             total=round(self.total, 1),
             desc="audio",
             unit="s",
-            bar_format="{desc}: {percentage:3.0f}%|{bar}| {postfix} [{elapsed}<{remaining}]",
+            bar_format="{desc} {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]",
             disable=not shown,
         )
 
@@ -31,7 +31,7 @@ class AudioProgress:
         self.count += 1
         self.done += song.duration
         speed = self.done / max(time.monotonic() - self.began, 1e-6)  # seconds of audio a second = hours an hour
-        self.bar.set_postfix_str(f"{self.count}/{self.songs} songs, {speed:.1f} h of audio/h", refresh=False)
+        self.bar.set_description_str(f"audio: {self.count}/{self.songs} songs, {speed:.1f} h of audio/h", refresh=False)
         self.bar.update(round(min(song.duration, self.total - self.done + song.duration), 1))
 
     def close(self) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
+import re
 import tempfile
 import time
 from pathlib import Path
@@ -14,6 +14,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 UNFINISHED_SECONDS = 3600  # nothing takes so long to write
+
+_KEY = re.compile(r"[0-9a-f]{40}")
+_UMASK = os.umask(0)
+os.umask(_UMASK)  # it can be read only by setting it
 
 
 def content_key(*parts: object) -> str:
@@ -81,6 +85,7 @@ class TensorStore:
         os.close(descriptor)
         try:
             save_file(tensors, written, metadata={"sha256": _checksum(tensors)})
+            os.chmod(written, 0o666 & ~_UMASK)  # temporary files are private; a cache may be shared
             _sync(written)
             os.replace(written, path)
         except BaseException:
@@ -101,12 +106,23 @@ class TensorStore:
                     path.unlink()
 
     def clear(self) -> None:
-        """Remove everything that is kept."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove everything that is kept, and nothing else: whoever named a folder of songs by mistake keeps them."""
+        for kind in self.folder.iterdir() if self.folder.is_dir() else ():
+            for path in kind.glob("??/*.safetensors") if kind.is_dir() else ():
+                if _KEY.fullmatch(path.stem) and path.parent.name == path.stem[:2]:
+                    path.unlink()
+                    _remove_if_empty(path.parent)
+            _remove_if_empty(kind)
+        _remove_if_empty(self.folder)
 
     def _note_damage(self, path: Path) -> None:
         self.damaged.add(path)
         self._absent.add(path)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _sync(path: Path | str) -> None:

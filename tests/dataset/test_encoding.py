@@ -97,6 +97,12 @@ def test_a_store_keeps_what_it_is_given_and_notices_damage(tmp_path):
         assert path in store.damaged
     assert not [entry for entry in path.parent.iterdir() if entry != path]
     assert store.size() == path.stat().st_size
+    (tmp_path / "song.flac").write_text("mine")
+    (tmp_path / "latents" / "notes.safetensors").write_text("mine too")
+    store.clear()
+    assert sorted(entry.name for entry in tmp_path.rglob("*")) == ["latents", "notes.safetensors", "song.flac"]
+    (tmp_path / "latents" / "notes.safetensors").unlink()
+    (tmp_path / "song.flac").unlink()
     store.clear()
     assert not tmp_path.exists()
 
@@ -117,3 +123,22 @@ def test_a_folder_is_replaced_in_one_move(tmp_path):
     replace_folder(tmp_path / "new", tmp_path / "target")
     assert (tmp_path / "target" / "file").read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
+
+
+def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_place(tmp_path):
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "file").write_text("old")
+    with pytest.raises(FileNotFoundError):
+        replace_folder(tmp_path / "not there", tmp_path / "target")
+    assert (tmp_path / "target" / "file").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
+
+
+def test_overwriting_never_takes_what_is_no_dataset(tmp_path):
+    from acestep.dataset.assemble import check_output
+
+    (tmp_path / "dataset_info.json").write_text("{}")
+    check_output(tmp_path, overwrite=True)
+    (tmp_path / "mysong.wav").write_text("mine")
+    with pytest.raises(UserError, match=r"holds mysong\.wav beside the dataset"):
+        check_output(tmp_path, overwrite=True)
