@@ -16,19 +16,28 @@ _YAML_MERGE = "tag:yaml.org,2002:merge"
 _KEPT_YAML_TAGS = ("tag:yaml.org,2002:null", _YAML_MERGE)
 
 
-def option(default: Any, help: str, choices: Sequence | None = None, aliases: Sequence[str] = ()) -> Any:
+def option(
+    default: Any,
+    help: str,
+    choices: Sequence | None = None,
+    aliases: Sequence[str] = (),
+    positional: str | None = None,
+) -> Any:
     """A dataclass field that is an option: its help text stands here and nowhere else.
 
     Args:
         default: the value without the option; `dataclasses.MISSING` makes it required, a list is copied.
         choices: the allowed values; anything else is an error that lists them.
         aliases: further spellings with their dashes, such as `-m`.
+        positional: what `--help` calls the value where it stands on the command line without its option's name.
     """
     metadata: dict[str, Any] = {"help": help.replace("%", "%%")}
     if choices is not None:
         metadata["choices"] = list(choices)
     if aliases:
         metadata["aliases"] = list(aliases)
+    if positional:
+        metadata["positional"] = positional
     if default is dataclasses.MISSING:
         # keyword-only, so that a required option may follow one with a default, also in a subclass
         return dataclasses.field(metadata=metadata, kw_only=True)
@@ -37,9 +46,9 @@ def option(default: Any, help: str, choices: Sequence | None = None, aliases: Se
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def required(help: str, choices: Sequence | None = None) -> Any:
+def required(help: str, choices: Sequence | None = None, positional: str | None = None) -> Any:
     """A required option, see `option`."""
-    return option(dataclasses.MISSING, help, choices)
+    return option(dataclasses.MISSING, help, choices, positional=positional)
 
 
 def parse_options(options_class: type[Options], description: str, argv: Sequence[str] | None = None) -> Options:
@@ -59,8 +68,14 @@ def parse_options(options_class: type[Options], description: str, argv: Sequence
     recipe = _value_of_config(argv)
     if recipe is not None:
         _apply_recipe(recipe, parser)
-    values = vars(parser.parse_args(argv))
+    values = vars(parser.parse_args(_closed_flags(parser, argv) if parser.positionals else argv))
     values.pop("config")
+    for name, (action, needed) in parser.positionals.items():
+        given = values.pop(name)
+        if given is not None:
+            values[action.dest] = given
+        elif needed and values[action.dest] is None:
+            parser.error(f"the following arguments are required: {name}")
     return options_class(**values)
 
 
@@ -74,6 +89,22 @@ def _parser(options_class: type, description: str) -> argparse.ArgumentParser:
     from transformers.hf_argparser import HfArgumentParser
 
     class Parser(HfArgumentParser):
+        def __init__(self, *arguments: Any, **settings: Any):
+            self.positionals: dict[str, tuple[argparse.Action, bool]] = {}  # name: its option, whether required
+            super().__init__(*arguments, **settings)
+
+        def add_argument(self, *flags: str, positional: str | None = None, **settings: Any) -> argparse.Action:
+            if positional is None:
+                return super().add_argument(*flags, **settings)
+            # Two actions, since a recipe sets the option's default and an absent positional would win over the option.
+            needed = settings.pop("required", False)
+            either = self.add_mutually_exclusive_group()
+            action = either.add_argument(*flags, **settings)
+            shown = {key: settings[key] for key in ("help", "type", "choices") if key in settings}
+            either.add_argument(positional, nargs="?", **shown)
+            self.positionals[positional] = action, needed
+            return action
+
         def error(self, message: str) -> NoReturn:
             unknown = [word for word in message.split() if word.startswith("--")]
             if message.startswith("unrecognized arguments") and unknown:
@@ -87,6 +118,18 @@ def _parser(options_class: type, description: str) -> argparse.ArgumentParser:
     parser = Parser(options_class, description=description, formatter_class=Formatter, allow_abbrev=False)
     parser.add_argument("--config", metavar="RECIPE", help="YAML file with options; the command line wins over it")
     return parser
+
+
+def _closed_flags(parser: argparse.ArgumentParser, argv: list[str]) -> list[str]:
+    """Keep `--flag` from taking the positional behind it for its own value: `--flag=true`, unless a truth value follows."""
+    closed = []
+    for word, following in zip(argv, [*argv[1:], "true"], strict=True):
+        action = parser._option_string_actions.get(word)
+        is_flag = action is not None and action.nargs == "?" and action.const is True
+        if is_flag and following.lower() not in ("true", "false", "yes", "no", "t", "f", "y", "n", "1", "0"):
+            word += "=true"
+        closed.append(word)
+    return closed
 
 
 def _value_of_config(argv: list[str]) -> Path | None:
@@ -104,7 +147,7 @@ def _apply_recipe(recipe: Path, parser: argparse.ArgumentParser) -> None:
         raise UserError(f"--config {recipe}: found a {type(content).__name__}; expected lines of `option: value`.")
     actions: dict[str, argparse.Action] = {}
     for action in parser._actions:
-        if action.dest not in ("help", "config"):
+        if action.option_strings and action.dest not in ("help", "config"):
             actions.setdefault(action.dest, action)  # `--no_flag` comes after `--flag` and takes no value
     for key, value in content.items():
         if key not in actions:

@@ -7,7 +7,7 @@
     python scripts/inspect_dataset.py --data_dir songs --export_json dataset.json
 
 Every file is decoded once, in worker processes; nothing is changed, except that --import_json writes a JSON beside each
-song. Ends with status 1 when songs were skipped (unless --allow_skips), 2 for an error. See docs/songs.md.
+song. Ends with status 1 when something was skipped (unless --allow_skips), 2 for an error. See docs/songs.md.
 """
 
 import sys
@@ -47,8 +47,9 @@ def main() -> int:
 
     # With --json, standard output is for the JSON alone.
     talk = sys.stderr if options.json else sys.stdout
-    left_out = _import(options, talk) if options.import_json else 0
+    left_out = _import(options, talk) if options.import_json else []
     scan = scan_songs(options.data_dir, options, _show_progress if sys.stderr.isatty() else None)
+    scan.skipped += left_out
     print(report_json(scan) if options.json else song_table(scan, options.width or None))
     if options.export_json:
         export_dataset_json(scan, Path(options.export_json), options, options.absolute_paths)
@@ -57,20 +58,21 @@ def main() -> int:
         page = Path(options.html)
         write_html(scan, page, options.html_preview_seconds, options.decode_workers, options.decode_timeout)
         print(f"wrote {options.html} ({page.stat().st_size / 1e6:.1f} MB)", file=talk)
-    return 1 if (scan.skipped or left_out) and not options.allow_skips else 0
+    return 1 if scan.skipped and not options.allow_skips else 0
 
 
-def _import(options: InspectOptions, talk) -> int:
-    """Take the original tool's JSON in; return how many samples were left out."""
+def _import(options: InspectOptions, talk) -> list:
+    """Take the original tool's JSON in; return the samples that were left out, as `SkippedSong`."""
     from acestep.songs.dataset_json import import_dataset_json
+    from acestep.songs.showing import counted
 
     imported = import_dataset_json(Path(options.import_json), Path(options.data_dir), options.overwrite)
-    print(f"{options.import_json}: wrote {len(imported.written)} files beside the songs", file=talk)
-    for skipped in imported.skipped:
+    print(f"{options.import_json}: wrote {counted(len(imported.written), 'file')} beside the songs", file=talk)
+    for skipped in imported.skipped if options.json else []:  # the table lists them
         print(f"  not taken: {skipped.file_name}: {skipped.reason}", file=talk)
     for note in imported.notes:
         print(f"  note: {note}", file=talk)
-    return len(imported.skipped)
+    return imported.skipped
 
 
 def _show_progress(done: int, total: int) -> None:

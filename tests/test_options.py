@@ -140,6 +140,59 @@ def test_a_recipe_that_is_not_there_is_refused(tmp_path):
         parse_options(Options, "", ["--config", str(tmp_path / "none.yaml")])
 
 
+@dataclass
+class Cleaning:
+    path: str = required("what to clean", positional="FILE_OR_FOLDER")
+    depth: int = option(3, "how deep", positional="DEPTH")
+    dry_run: bool = option(False, "change nothing")
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["songs"], ("songs", 3, False)),
+        (["songs", "5"], ("songs", 5, False)),
+        (["--dry_run", "true", "songs"], ("songs", 3, True)),
+        (["--dry_run", "songs"], ("songs", 3, True)),
+        (["--dry-run", "no", "songs", "2"], ("songs", 2, False)),
+        (["songs", "--dry_run"], ("songs", 3, True)),
+        (["--path", "songs"], ("songs", 3, False)),
+        (["--path=songs", "--depth=4", "--dry_run"], ("songs", 4, True)),
+        (["--config", "RECIPE"], ("of the recipe", 7, True)),
+        (["songs", "--config", "RECIPE"], ("songs", 7, True)),
+        (["--config", "RECIPE", "--path", "songs", "--depth", "2"], ("songs", 2, True)),
+        (["--config", "RECIPE", "--dry_run", "false", "--", "-songs"], ("-songs", 7, False)),
+    ],
+)
+def test_a_positional_is_its_option_without_the_name(tmp_path, argv, expected):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("path: of the recipe\ndepth: 7\ndry_run: true\n")
+    found = parse_options(Cleaning, "", [str(recipe) if word == "RECIPE" else word for word in argv])
+    assert (found.path, found.depth, found.dry_run) == expected
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "the following arguments are required: FILE_OR_FOLDER"),
+        (["--path", "a", "b"], "argument FILE_OR_FOLDER: not allowed with argument --path"),
+        (["a", "deep"], "argument DEPTH: invalid int value: 'deep'"),
+        (["a", "1", "b"], "unrecognized arguments: b"),
+    ],
+)
+def test_a_positional_that_is_missing_or_said_twice_is_refused(argv, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        parse_options(Cleaning, "", argv)
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_recipe_names_a_positional_by_its_option(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("FILE_OR_FOLDER: songs\n")
+    with pytest.raises(UserError, match="unknown option 'FILE_OR_FOLDER'"):
+        parse_options(Cleaning, "", ["--config", str(tmp_path / "recipe.yaml")])
+
+
 def test_options_are_plain_values_for_records(parse):
     record = options_as_dict(parse("--dataset", "d", "--scales", 1, 2))
     assert record["scales"] == [1.0, 2.0]

@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import shlex
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +15,9 @@ from acestep.songs.mpeg import mpeg_damage, mpeg_warnings, walk
 from acestep.songs.ogg import ogg_damage
 
 SAMPLE_RATE = 48000
+# libsndfile's error codes
+_NOT_RECOGNISED = (1, 7)  # 7, "not a regular file", is what it says of an MP3 without a single frame
+_NOT_IMPLEMENTED = (4, 18, 64)  # 64, a malformed 'fmt ' chunk, is what it says of MP3 or ATRAC within WAV
 # Resampling between rates with hardly a common divisor (44099 and 48000) takes a filter of gigabytes.
 _MAX_FILTER_TAPS = 2**25
 _NEEDS_CODEC = (".m4a", ".aac", ".wma", ".m4b", ".mp4", ".webm", ".caf")
@@ -55,13 +59,10 @@ def open_audio(path: Path) -> Audio:
         return soundfile.SoundFile(path)
     except (soundfile.LibsndfileError, RuntimeError, ValueError) as error:
         if path.suffix.lower() not in _NEEDS_CODEC:
-            raise UserError(
-                f"cannot be decoded ({str(error).split(': ')[-1].rstrip('.')}). "
-                f'Get an undamaged copy, or convert it: ffmpeg -i "{path.name}" "{path.stem}.flac"'
-            ) from error
+            raise UserError(_refusal(path, error)) from error
     if importlib.util.find_spec("torchcodec") is None:
         raise UserError(
-            f'cannot be decoded by libsndfile. Convert it (ffmpeg -i "{path.name}" "{path.stem}.flac") '
+            f"cannot be decoded by libsndfile. Convert it ({_conversion(path)}) "
             'or install torchcodec and FFmpeg: pip install "acestep-lora[torchcodec]"'
         )
     from acestep.songs.codec_audio import CodecAudio
@@ -119,3 +120,25 @@ def shown_kind(audio: Audio) -> tuple[str, tuple[str, ...]]:
     if audio.format == "OGG":
         return _KINDS["OPUS" if audio.subtype == "OPUS" else "OGG"]
     return _KINDS.get(audio.format, (audio.format, ()))
+
+
+def _refusal(path: Path, error: Exception) -> str:
+    """Return why libsndfile does not open a file. Only what it understands and lacks a decoder for can be converted."""
+    code = getattr(error, "code", None)
+    if code in _NOT_RECOGNISED:
+        return "holds no audio of a format that is known here. Get an undamaged copy."
+    reason = f"cannot be decoded ({str(error).split(': ')[-1].rstrip('.')})."
+    with path.open("rb") as file:
+        magic = file.read(4)
+    # It says the same of a FLAC without its header.
+    if code in _NOT_IMPLEMENTED and magic in (b"RIFF", b"RF64", b"RIFX", b"FORM", b"OggS"):
+        return f"{reason} If other software plays it, convert it ({_conversion(path)}); else get an undamaged copy."
+    return f"{reason} Get an undamaged copy."
+
+
+def _conversion(path: Path) -> str:
+    """Return the command that makes a FLAC of a file, under a name that is not taken."""
+    target = path.with_suffix(".flac")
+    if path.suffix.lower() == ".flac" or target.exists():
+        target = path.with_suffix(".converted.flac")
+    return f"ffmpeg -i {shlex.quote(path.name)} {shlex.quote(target.name)}"

@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 
 from acestep.errors import UserError
-from acestep.songs.dataset_json import write_atomically
 from acestep.songs.lyrics import parse_lyrics
-from acestep.songs.text_files import read_text
+from acestep.songs.showing import counted
+from acestep.songs.text_files import read_text, write_atomically
 
 
 def lyrics_files(path: Path) -> list[Path]:
@@ -42,8 +42,11 @@ def clean_file(file: Path, dry_run: bool = False, backup: bool = True) -> str:
     lyrics = parse_lyrics(source)
     trailing = len(source.rstrip("\n").splitlines()) - len(source.rstrip().splitlines())
     trailing += max(0, len(source) - len(source.rstrip("\n")) - 1)
-    found = [(lyrics.removed, "time stamps and id tags"), (trailing, "trailing blank lines")]
-    removed = " and ".join(f"{count} {what}" for count, what in found if count)
+    found = [
+        (lyrics.removed, "time stamp or id tag", "time stamps and id tags"),
+        (trailing, "trailing blank line", None),
+    ]
+    removed = " and ".join(counted(*what) for what in found if what[0])
     if not removed or not source.strip():
         return ""
     if not lyrics.text:

@@ -30,7 +30,7 @@ class CodecAudio:
         except Exception as error:  # torchcodec passes on whatever FFmpeg raises
             # "..., /build/decoder.cpp:51, Could not open /home/me/x.m4a ...": what is behind the place in its source.
             reason = re.sub(r"^.*\.cpp:\d+, ", "", " ".join(str(error).split())).replace(str(path), path.name)
-            raise UserError(f"cannot be decoded ({reason}). Get an undamaged copy, or convert it to FLAC.") from error
+            raise UserError(f"cannot be decoded ({reason}). Get an undamaged copy.") from error
         self._samples = samples.numpy().T  # [frames, channels]
         self._position = 0
         self.channels = self._samples.shape[1]

@@ -59,7 +59,7 @@ def read_tables(folder: Folder) -> Tables:
             try:
                 path = inside(folder.root, base, file)
             except UserError as error:
-                tables.skipped.append(SkippedSong(printable(file), f"{where}: {error}"))
+                tables.skipped.append(SkippedSong(printable(file), f"{where}: {error}", "csv_row"))
                 continue
             matches = matcher.find(path, PurePosixPath(file.replace("\\", "/")).name)
             if len(matches) != 1:

@@ -15,7 +15,7 @@ from acestep.songs.showing import printable, show
 from acestep.songs.sidecars import parse_json
 from acestep.songs.song import INSTRUMENTAL, Scan, SkippedSong, Song
 from acestep.songs.song_options import SongOptions
-from acestep.songs.text_files import read_text
+from acestep.songs.text_files import read_text, write_atomically
 
 
 @dataclass
@@ -97,23 +97,8 @@ def import_dataset_json(file: Path, data_dir: Path, overwrite: bool = False) -> 
             _write_sidecar(folder.root / target, target, values, where, overwrite)
             imported.written.append(target)
         except UserError as error:
-            imported.skipped.append(SkippedSong(_called(sample, number), printable(str(error))))
+            imported.skipped.append(SkippedSong(_called(sample, number), printable(str(error)), "json_sample"))
     return imported
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file as a whole or not at all.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    beside = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(beside, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}). Name another file.") from error
 
 
 def _sample(song: Song, file: Path, absolute_paths: bool) -> dict[str, object]:

@@ -125,7 +125,7 @@ def skip_reason(error: Exception) -> str:
         return "cannot be decoded: out of memory. Use fewer --decode_workers or a lower --max_decoded_gb."
     if isinstance(error, OSError) and error.strerror:
         return f"cannot be read ({error.strerror}). Check the file and its permissions."
-    return f"cannot be decoded ({str(error).split(': ')[-1].rstrip('.')}). Get an undamaged copy, or convert it."
+    return f"cannot be decoded ({str(error).split(': ')[-1].rstrip('.')}). Get an undamaged copy."
 
 
 def _cut(stereo: np.ndarray, start: float, duration: float) -> np.ndarray:

@@ -53,9 +53,8 @@ def list_folder(data_dir: Path) -> Folder:
                 subdirectories.remove(name)
             elif path.is_symlink():
                 subdirectories.remove(name)
-                folder.skipped.append(
-                    SkippedSong(printable(f"{relative}/"), "is a linked folder, which is not entered; copy the songs.")
-                )
+                reason = "is a linked folder, which is not entered; copy the songs."
+                folder.skipped.append(SkippedSong(printable(f"{relative}/"), reason, "folder"))
         for name in sorted(names):
             relative = Path(directory, name).relative_to(folder.root).as_posix()
             if name.startswith("."):
@@ -99,7 +98,8 @@ def _sort_in(folder: Folder, relative: str, others: Counter) -> None:
     if reason is None:
         group.append(relative)
     else:
-        folder.skipped.append(SkippedSong(printable(relative), reason))
+        kind = "song" if group is folder.audio else "file"
+        folder.skipped.append(SkippedSong(printable(relative), reason, kind))
 
 
 def _reason_against(root: Path, relative: str) -> str | None:
@@ -151,7 +151,7 @@ def composed(name: str) -> str:
 def _unreadable(folder: Folder, error: OSError) -> None:
     relative = Path(error.filename).relative_to(folder.root).as_posix()
     reason = f"cannot be read ({error.strerror}). Check its permissions."
-    folder.skipped.append(SkippedSong(printable(f"{relative}/"), reason))
+    folder.skipped.append(SkippedSong(printable(f"{relative}/"), reason, "folder"))
 
 
 def _listing(names: list[str], limit: int = 5) -> str:

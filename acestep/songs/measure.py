@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from acestep.songs.showing import counted
+
 WINDOW_SECONDS = 0.005
 CLIPPED = 0.999  # of full scale
 SILENT_PEAK = 1e-4  # -80 dBFS: dither, no music
@@ -119,13 +121,13 @@ def measure_warnings(measures: Measures, lossless: bool) -> list[str]:
     """Return what a person should look at."""
     warnings = []
     if measures.clipped:
-        warnings.append(f"clipping: {measures.clipped} samples lie in runs at full scale")
+        warnings.append(f"clipping: {counted(measures.clipped, 'sample lies', 'samples lie')} in runs at full scale")
     elif measures.peak > 1.0:
         warnings.append(f"peaks at {measures.peak:.2f} of full scale: clipping as soon as it is played")
     if measures.rms < LOW_LEVEL_RMS:
         warnings.append(f"very low level: {20 * np.log10(max(measures.rms, 1e-9)):.0f} dBFS on average")
     if measures.silent_channels:
-        warnings.append(f"{measures.silent_channels} of its channels is silent")
+        warnings.append(f"{counted(measures.silent_channels, 'of its channels is', 'of its channels are')} silent")
     elif measures.channels_equal:
         warnings.append("mono in stereo: both channels are the same")
     warnings += _silence_warnings(measures.window_peaks)
@@ -134,7 +136,8 @@ def measure_warnings(measures: Measures, lossless: bool) -> list[str]:
             f"nothing above some {measures.cutoff / 1000:.0f} kHz: a lossy or upsampled source in a lossless file"
         )
     if lossless and measures.clicks:
-        warnings.append(f"{measures.clicks} single samples stand out as clicks: the file may be damaged")
+        clicks = counted(measures.clicks, "single sample stands", "single samples stand")
+        warnings.append(f"{clicks} out as clicks: the file may be damaged")
     return warnings
 
 

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
-from acestep.songs.dataset_json import write_atomically
 from acestep.songs.decode import skip_reason
 from acestep.songs.preview import preview
 from acestep.songs.report_style import SCRIPT, STYLE
 from acestep.songs.song import Scan, Song
-from acestep.songs.table import clock, label, next_steps, total_lines
+from acestep.songs.table import clock, label, next_lines, total_lines
+from acestep.songs.text_files import write_atomically
 from acestep.songs.workers import run_in_workers
 
 
@@ -39,7 +39,7 @@ def _page(scan: Scan, previews: Iterator, preview_seconds: float) -> Iterator[st
             "this page. Waveforms show all of it; the lighter part has no sound here. Click a waveform, or a line of "
             "lyrics that has a time, to play from there.</p>"
         )
-    yield f"<h2>Next</h2>{_list('next', next_steps(scan))}</header>\n<main>"
+    yield f"<h2>Next</h2>{_list('next', next_lines(scan, scan.data_dir.name))}</header>\n<main>"
     for song, result in zip(scan.songs, previews, strict=True):
         yield _song(song, result, preview_seconds)
     yield "</main>"

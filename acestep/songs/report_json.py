@@ -10,7 +10,7 @@ def report_json(scan: Scan) -> str:
     """Return `{"songs": [...], "skipped": [...], "notes": [...], "totals": {...}}` as JSON.
 
     A song has the fields of `Song` by their names, and `row_id`, without `path`: what leaves this machine names no
-    folder of it. A skipped song has `file_name` and `reason`.
+    folder of it. What was skipped has `file_name`, `reason` and `kind` (see `SKIPPED_KINDS`).
     """
     content = {
         "songs": [song_record(song) for song in scan.songs],
@@ -20,6 +20,7 @@ def report_json(scan: Scan) -> str:
             "songs": len({song.path for song in scan.songs}),
             "rows": len(scan.songs),
             "skipped": len(scan.skipped),
+            "skipped_by_kind": scan.skipped_by_kind(),
             "seconds": round(sum(song.duration for song in scan.songs), 3),
             "with_warnings": sum(bool(song.warnings) for song in scan.songs),
         },

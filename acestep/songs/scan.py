@@ -42,7 +42,12 @@ def scan_songs(data_dir: Path | str, options: SongOptions | None = None, progres
     if not folder.audio and not folder.skipped:
         raise UserError(f"{data_dir}: no audio found; expected {' '.join(AUDIO_SUFFIXES)} there or below it.")
     tables = read_tables(folder)
-    scan = Scan(folder.root, skipped=folder.skipped + tables.skipped, notes=folder.notes + tables.notes)
+    scan = Scan(
+        folder.root,
+        skipped=folder.skipped + tables.skipped,
+        notes=folder.notes + tables.notes,
+        data_dir_given=str(data_dir),
+    )
     sidecars = SidecarIndex(folder.texts)
     found = _read_all_fields(folder, sidecars, tables, options)
 

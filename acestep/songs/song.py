@@ -4,6 +4,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 INSTRUMENTAL = "[Instrumental]"
+SKIPPED_KINDS = {  # kind: what people call it
+    "song": "song",
+    "csv_row": "CSV row",
+    "json_sample": "JSON sample",
+    "file": "other file",
+    "folder": "folder",
+}
 
 
 @dataclass(kw_only=True)
@@ -85,10 +92,18 @@ class Song:
 
 @dataclass
 class SkippedSong:
-    """A song that is left out, and why."""
+    """Something that is left out, and why.
+
+    Attributes:
+        file_name: the file, or the name that an entry gives.
+        reason: a sentence that continues the name.
+        kind: one of `SKIPPED_KINDS`: a song; another file, or a folder, that may hold more; or an entry (a CSV row, a
+            sample of a dataset JSON), whose song may be used all the same.
+    """
 
     file_name: str
     reason: str
+    kind: str = "song"
 
 
 @dataclass
@@ -96,9 +111,10 @@ class Scan:
     """What a folder holds.
 
     Attributes:
-        data_dir: the scanned folder.
+        data_dir: the scanned folder, resolved.
+        data_dir_given: the folder as the caller named it, for commands to paste.
         songs: in the order of their paths, segments in the order of time.
-        skipped: songs left out.
+        skipped: what was left out: songs, and entries, files and folders, by their `kind`.
         notes: what belongs to no single song: unmatched CSV rows, hidden files, texts without a song.
     """
 
@@ -106,3 +122,9 @@ class Scan:
     songs: list[Song] = field(default_factory=list)
     skipped: list[SkippedSong] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    data_dir_given: str = ""
+
+    def skipped_by_kind(self) -> dict[str, int]:
+        """Return how many of each kind were left out, all of `SKIPPED_KINDS`."""
+        kinds = [skipped.kind for skipped in self.skipped]
+        return {kind: kinds.count(kind) for kind in SKIPPED_KINDS}

@@ -7,20 +7,21 @@ from collections import Counter
 from pathlib import PurePosixPath
 
 from acestep.songs.lyrics import sung_lines
-from acestep.songs.showing import printable
-from acestep.songs.song import Scan, Song
+from acestep.songs.showing import counted, printable
+from acestep.songs.song import SKIPPED_KINDS, Scan, Song
 
 _TITLES = ("song", "length", "caption", "lyrics", "bpm", "key", "language", "sources", "problems")
 _SHRINKING = {0: 6, 2: 4, 5: 4, 6: 4, 7: 4, 8: 4}  # column -> the width it keeps at least
 _RIGHT = {1, 3, 4}
 
 
-def song_table(scan: Scan, width: int | None = None) -> str:
+def song_table(scan: Scan, width: int | None = None, next_steps: bool = True) -> str:
     """Return the table, every problem in full, notes, totals and what to do next.
 
     Args:
         width: columns of the terminal; the terminal's own if None. The table is exactly as wide, but never
             under 57 columns.
+        next_steps: say what to do next; not where that is being done.
     """
     width = width or shutil.get_terminal_size((120, 24)).columns
     parts = [_table(scan, width)] if scan.songs else []
@@ -32,7 +33,9 @@ def song_table(scan: Scan, width: int | None = None) -> str:
     if scan.notes:
         parts.append("\n".join(["Notes", *(f"  {note}" for note in scan.notes)]))
     parts.append("\n".join(["Totals", *(f"  {line}" for line in total_lines(scan))]))
-    parts.append("\n".join(["Next", *(f"  {line}" for line in next_steps(scan))]))
+    if next_steps:
+        lines = next_lines(scan, scan.data_dir_given or str(scan.data_dir))
+        parts.append("\n".join(["Next", *(f"  {line}" for line in lines)]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -55,31 +58,42 @@ def total_lines(scan: Scan) -> list[str]:
     languages = Counter(song.language for song in songs if not song.is_instrumental).most_common()
     shown_languages = "; languages: " + ", ".join(f"{code} {count}" for code, count in languages) if languages else ""
     return [
-        f"{_count(files, 'song')}{rows}, {sum(song.duration for song in songs) / 60:.1f} minutes",
+        f"{counted(files, 'song')}{rows}, {sum(song.duration for song in songs) / 60:.1f} minutes",
         f"{sum(bool(song.caption) for song in songs)} with a caption, {sum(bool(song.genre) for song in songs)} with a "
         f"genre, {sum(song.bpm is not None for song in songs)} with a tempo, "
         f"{sum(bool(song.keyscale) for song in songs)} with a key",
         f"{sum(not song.is_instrumental for song in songs)} with lyrics, "
         f"{sum(song.is_instrumental for song in songs)} instrumental{shown_languages}",
-        f"{_count(len(scan.skipped), 'song')} skipped, {sum(bool(song.warnings) for song in songs)} with problems",
+        f"{_skipped(scan)} skipped, {sum(bool(song.warnings) for song in songs)} with problems",
     ]
 
 
-def next_steps(scan: Scan) -> list[str]:
-    """Return what to do next, the most urgent first."""
+def next_lines(scan: Scan, data_dir: str) -> list[str]:
+    """Return what to do next, the most urgent first.
+
+    Args:
+        data_dir: how the command that encodes the songs names their folder.
+    """
     songs, steps = scan.songs, []
     if scan.skipped:
-        steps.append(f"Mend or remove {_count(len(scan.skipped), 'skipped song')}, or go on without: --allow_skips")
+        them = "it" if len(scan.skipped) == 1 else "them"
+        steps.append(
+            f"Mend or remove what was skipped ({_skipped(scan)}): the exit status is 1 because of {them}, unless "
+            f"--allow_skips accepts {them}"
+        )
     if asked := sum(song.sources.get("is_instrumental") == "default" for song in songs):
-        steps.append(f"Say for {_count(asked, 'song')} if anybody sings: lyrics, [Instrumental] or --all_instrumental")
+        steps.append(f"Say for {counted(asked, 'song')} if anybody sings: lyrics, [Instrumental] or --all_instrumental")
     if unsaid := sum(not (song.caption or song.genre) for song in songs):
-        steps.append(f"Describe {_count(unsaid, 'song')}: captions matter more than anything else beside the audio")
+        steps.append(f"Describe {counted(unsaid, 'song')}: captions matter more than anything else beside the audio")
     if unknown := sum(not song.is_instrumental and song.language == "unknown" for song in songs):
-        steps.append(f'Name the language of {_count(unknown, "song")} with lyrics: "language" in its JSON')
+        steps.append(f'Name the language of {counted(unknown, "song")} with lyrics: "language" in its JSON')
     if untimed := sum(song.bpm is None or not song.keyscale for song in songs):
-        steps.append(f"Give tempo and key of {_count(untimed, 'song')}: a CSV of Key-BPM-Finder in the folder will do")
+        steps.append(f"Give tempo and key of {counted(untimed, 'song')}: a CSV of Key-BPM-Finder in the folder will do")
     if songs:
-        steps.append(f"Encode them: python scripts/prepare_dataset.py --data_dir {_quoted(scan)} --output_dir data")
+        steps.append(
+            f"Encode them: python scripts/prepare_dataset.py --data_dir {shlex.quote(printable(data_dir))} "
+            "--pretrained_model_name_or_path ACE-Step/acestep-v15-base --output_dir data"
+        )
     else:
         steps.append("Nothing can be trained on yet.")
     return steps
@@ -144,9 +158,7 @@ def _fit(text: str, width: int, right: bool) -> str:
     return padding + text if right else text + padding
 
 
-def _quoted(scan: Scan) -> str:
-    return shlex.quote(printable(scan.data_dir.name))
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def _skipped(scan: Scan) -> str:
+    """Return how many of each kind were skipped: `1 song and 3 CSV rows`."""
+    found = [counted(count, SKIPPED_KINDS[kind]) for kind, count in scan.skipped_by_kind().items() if count]
+    return " and ".join([", ".join(found[:-1]), found[-1]] if found[1:] else found) or "nothing"

@@ -1,6 +1,7 @@
-"""Reading text that a person wrote with some editor: UTF-8 with or without BOM, UTF-16 with BOM, any line ends."""
+"""Reading text that a person wrote with some editor (UTF-8 with or without BOM, UTF-16 with BOM); writing it whole."""
 
 import codecs
+import os
 from pathlib import Path
 
 from acestep.errors import UserError
@@ -55,3 +56,18 @@ def decode_text(content: bytes, name: str) -> str:
             "expected UTF-8. Save it as UTF-8."
         )
     return text.replace("\r\n", "\n").replace("\r", "\n").removeprefix("\ufeff")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file as a whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    beside = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(beside, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}). Name another file.") from error

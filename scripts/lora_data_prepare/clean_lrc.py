@@ -8,25 +8,28 @@ it was is kept as `song1.lyrics.txt.bak`. Training does not need this: time stam
 use them to find their own lines of lyrics. Ends with status 1 when a file could not be read or written.
 """
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 from acestep.errors import UserError, run_script
+from acestep.options import option, parse_options, required
+
+
+@dataclass
+class CleanOptions:
+    path: str = required("a lyrics file, or a folder of them", positional="FILE_OR_FOLDER")
+    dry_run: bool = option(False, "say what would be done and change nothing")
+    backup: bool = option(True, "keep the file as it was as .bak")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("path", type=Path, metavar="FILE_OR_FOLDER", help="a lyrics file, or a folder of them")
-    parser.add_argument("--dry_run", action="store_true", help="say what would be done and change nothing")
-    parser.add_argument(
-        "--no_backup", dest="backup", action="store_false", help="do not keep the file as it was as .bak"
-    )
-    options = parser.parse_args()
+    options = parse_options(CleanOptions, __doc__)
 
     from acestep.songs.clean_lyrics import clean_file, lyrics_files
+    from acestep.songs.showing import counted
 
     cleaned, failed = 0, 0
-    files = lyrics_files(options.path)
+    files = lyrics_files(Path(options.path))
     for file in files:
         try:
             removed = clean_file(file, options.dry_run, options.backup)
@@ -37,7 +40,9 @@ def main() -> int:
         if removed:
             cleaned += 1
             print(f"{'would clean' if options.dry_run else 'cleaned'} {file}: {removed}")
-    print(f"{cleaned} of {len(files)} files {'would be ' if options.dry_run else ''}cleaned, {failed} failed")
+    print(
+        f"{cleaned} of {counted(len(files), 'file')} {'would be ' if options.dry_run else ''}cleaned, {failed} failed"
+    )
     return 1 if failed else 0
 
 

@@ -108,6 +108,7 @@ def test_samples_that_cannot_be_taken_are_reported(folder, sample, reason):
     assert imported.written == []
     (skipped,) = imported.skipped
     assert reason in skipped.reason
+    assert skipped.kind == "json_sample"
     assert not list(folder.root.parent.rglob("x.json"))
 
 

@@ -93,7 +93,34 @@ def test_languages_by_code_locale_and_name(text, code):
     assert parse_language(text) == code
 
 
-@pytest.mark.parametrize("text", ["Klingon", "xx", "xx-YY", "", "e"])
+@pytest.mark.parametrize(
+    ("code", "texts"),
+    [
+        ("en", "English (US)|en-US|en_GB|US English|British English|English - United Kingdom|en-en"),
+        ("pt", "Brazilian Portuguese|Portuguese (Brazil)|pt_BR|Português do Brasil|portugues|European Portuguese"),
+        ("es", "castellano|Español|espanol|es-419|Español (México)|Latin American Spanish|Spanish Castilian"),
+        ("zh", "Simplified Chinese|Traditional Chinese|Chinese (Simplified)|zh-Hans|zh-Hant-TW|Mandarin Chinese"),
+        ("yue", "zh-Hant-HK|Traditional Chinese (Hong Kong)|Chinese (Cantonese)|yue-Hant-HK|廣東話"),
+        ("fr", "Canadian French|français (Canada)|fr-CA"),
+        ("sr", "sr-Latn-RS|Serbian (Latin)|Serbian (Cyrillic)"),
+        ("la", "Latin|la-VA"),
+        ("no", "Norwegian Bokmål|nynorsk|nb-NO"),
+        ("tr", "TÜRKÇE|turkce"),
+        ("it", "İtaliano|IT"),
+        ("hi", "हिन्दी|hi-IN"),
+        ("ar", "Egyptian Arabic|Modern Standard Arabic|ar-EG"),
+        ("ja", "ja-JA|Japanese (日本語)"),
+    ],
+)  # fmt: skip
+def test_regions_scripts_and_endonyms_are_put_aside(code, texts):
+    assert {text: parse_language(text) for text in texts.split("|")} == dict.fromkeys(texts.split("|"), code)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Klingon", "xx", "xx-YY", "", "e", "American", "Brazil", "Simplified", "US", "Latin American", "Taiwanese",
+     "English, Japanese", "en-ja", "en-xx", "no way", "in the end", "Polish nail", "zh-Hokkien", "((", "us " * 5000],
+)  # fmt: skip
 def test_a_language_the_model_does_not_know_is_refused(text):
     with pytest.raises(UserError, match="expected a language the model knows"):
         parse_language(text)

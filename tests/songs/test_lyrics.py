@@ -1,5 +1,6 @@
 import pytest
 
+from acestep.songs.clean_lyrics import clean_file
 from acestep.songs.lyrics import is_instrumental_mark, parse_lyrics
 
 
@@ -72,3 +73,13 @@ def test_plain_lyrics_keep_times_that_are_words():
 )  # fmt: skip
 def test_the_mark_for_no_singer(text, is_mark):
     assert is_instrumental_mark(text) is is_mark
+
+
+@pytest.mark.parametrize(
+    ("text", "removed"),
+    [("[00:01.00]la\n", "1 time stamp or id tag"), ("la\n\n", "1 trailing blank line"),
+     ("[ar:x]\n[00:01.00]la\n\n\n", "2 time stamps and id tags and 2 trailing blank lines")],
+)  # fmt: skip
+def test_cleaning_says_what_it_takes_out(tmp_path, text, removed):
+    (tmp_path / "a.txt").write_text(text)
+    assert clean_file(tmp_path / "a.txt", dry_run=True) == removed

@@ -1,7 +1,9 @@
 """What must never be trained on."""
 
 import importlib.util
+import shlex
 import shutil
+import struct
 import subprocess
 
 import numpy as np
@@ -162,7 +164,7 @@ def test_m4a_and_aac_are_read_with_torchcodec_or_skipped_with_the_way_to_convert
         assert str(folder.root) not in reasons["cut.m4a"]
     else:
         assert set(reasons) == {"cut.m4a", "y.m4a", "z.aac"}
-        assert 'Convert it (ffmpeg -i "y.m4a" "y.flac")' in reasons["y.m4a"]
+        assert "Convert it (ffmpeg -i y.m4a y.flac)" in reasons["y.m4a"]
 
 
 def test_other_audio_that_cannot_be_read_says_how_to_convert(folder):
@@ -171,4 +173,40 @@ def test_other_audio_that_cannot_be_read_says_how_to_convert(folder):
     scan = folder.scan()
     assert not scan.songs
     assert len(scan.skipped) == 3
-    assert all("onvert it" in skipped.reason for skipped in scan.skipped)
+    advice = "Get an undamaged copy." if importlib.util.find_spec("torchcodec") else "Convert it"
+    assert all(advice in skipped.reason for skipped in scan.skipped)
+
+
+def _conversions(reason: str) -> list[tuple[str, str]]:
+    """Source and target of each ffmpeg command in a reason."""
+    commands = [part.split("); else")[0] for part in reason.split("ffmpeg -i ")[1:]]
+    return [tuple(shlex.split(command)) for command in commands]
+
+
+def test_a_file_is_never_converted_into_itself_or_over_another(folder):
+    compressed = struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", 336, b"WAVE", b"fmt ", 16, 0x2000, 2, 44100, 0, 4, 16,
+                             b"data", 300) + bytes(300)  # fmt: skip
+    folder.song("taken.flac").write("taken.wav", compressed)
+    for name in ("x.wav", "x y $(z).wav", "same.flac", "loud.FLAC"):
+        folder.write(name, compressed)
+    found = {skipped.file_name: _conversions(skipped.reason) for skipped in folder.scan().skipped}
+    assert found == {
+        "x.wav": [("x.wav", "x.flac")],
+        "x y $(z).wav": [("x y $(z).wav", "x y $(z).flac")],
+        "same.flac": [("same.flac", "same.converted.flac")],
+        "loud.FLAC": [("loud.FLAC", "loud.converted.flac")],
+        "taken.wav": [("taken.wav", "taken.converted.flac")],
+    }
+
+
+def test_what_is_damaged_or_no_audio_is_not_to_be_converted(folder):
+    flac = write_audio(folder.root / "x.flac", music(0.5)).read_bytes()
+    folder.write("x.flac", flac[:8] + b"\xff" * 40 + flac[48:]).write("start.flac", flac[:30])
+    for suffix in (".wav", ".flac", ".mp3", ".ogg", ".opus"):
+        folder.write(f"zeros{suffix}", bytes(3000)).write(f"text{suffix}", b"not audio at all\n" * 40)
+    scan = folder.scan()
+    assert len(scan.skipped) == 12
+    assert not [skipped for skipped in scan.skipped if "onvert" in skipped.reason or "ffmpeg" in skipped.reason]
+    assert all("copy" in skipped.reason for skipped in scan.skipped)
+    reasons = {skipped.file_name: skipped.reason for skipped in scan.skipped}
+    assert reasons["text.flac"] == "holds no audio of a format that is known here. Get an undamaged copy."
