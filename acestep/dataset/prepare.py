@@ -78,7 +78,8 @@ def _scan(options: PrepareOptions) -> Scan:
 
     check_output(Path(options.output_dir), options.overwrite)
     scan = scan_songs(options.data_dir, options)
-    print(song_table(scan))
+    # without the advice at the table's end: it is being followed, and may name the folder with its path
+    print(song_table(scan).partition("\nNext\n")[0])
     if not scan.songs:
         raise UserError(f"--data_dir {options.data_dir}: no song is left to encode; see the reasons above.")
     split_songs(scan.songs, options.validation_split, options.validation_seed)
