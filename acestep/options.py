@@ -121,14 +121,13 @@ def _parser(options_class: type, description: str) -> argparse.ArgumentParser:
 
 
 def _closed_flags(parser: argparse.ArgumentParser, argv: list[str]) -> list[str]:
-    """Keep `--flag` from taking the positional behind it for its own value: `--flag=true`, unless a truth value follows."""
+    """Write `--flag` as `--flag=true` unless a truth value follows, or it would take the positional for its value."""
     closed = []
-    for word, following in zip(argv, [*argv[1:], "true"], strict=True):
-        action = parser._option_string_actions.get(word)
+    for index, word in enumerate(argv):
+        action, following = parser._option_string_actions.get(word), "".join(argv[index + 1 : index + 2]).lower()
         is_flag = action is not None and action.nargs == "?" and action.const is True
-        if is_flag and following.lower() not in ("true", "false", "yes", "no", "t", "f", "y", "n", "1", "0"):
-            word += "=true"
-        closed.append(word)
+        has_value = following in ("true", "false", "yes", "no", "t", "f", "y", "n", "1", "0")
+        closed.append(f"{word}=true" if is_flag and not has_value else word)
     return closed
 
 
