@@ -73,7 +73,7 @@ def test_the_pipeline_opens_with_every_component_and_every_weight(converted):
 def test_nothing_but_the_model_is_written_and_others_may_read_it(converted):
     _, _, folder = converted
     components = {"vae", "text_encoder", "tokenizer", "scheduler", *CONVERTED}
-    assert {path.name for path in folder.iterdir()} == {"model_index.json", *components}
+    assert {path.name for path in folder.iterdir()} == {"model_index.json", "acestep_training.json", *components}
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
     assert folder.stat().st_mode & 0o777 == 0o755
 
