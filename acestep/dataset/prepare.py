@@ -31,7 +31,11 @@ def prepare(options: PrepareOptions) -> int:
     from acestep.dataset.store import TensorStore
     from acestep.models.checkpoint import Checkpoint
 
-    device = processes.connect(options.device)
+    try:
+        device = processes.connect(options.device)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {options.device}: cannot be used: {str(error).splitlines()[0]}") from None
     songs: list[Song] = processes.from_main(scan.songs if scan else None)
     began = time.monotonic()
     checkpoint = Checkpoint(options.pretrained_model_name_or_path, options.variant, options.bundle, options.revision)

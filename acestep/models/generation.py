@@ -1,7 +1,7 @@
 """Music from a prompt: the pipeline with adapters on it, at the settings that its variant wants."""
 
 import logging
-import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,8 +156,10 @@ def check_audio_name(path: Path) -> None:
     if path.is_dir():
         raise UserError(f"--output {path}: is a folder; expected the name of a file in it.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f"--output {path}: {path.parent} cannot be written to.")
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise UserError(f"--output {path}: {path.parent} cannot be written to ({error.strerror}).") from None
 
 
 def _load_lora(pipeline: Any, lora: str, name: str) -> None:
