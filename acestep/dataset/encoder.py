@@ -16,11 +16,13 @@ from acestep.dataset.processes import Processes, share_by_length
 from acestep.dataset.progress import AudioProgress
 from acestep.dataset.row import song_prompts, song_row
 from acestep.dataset.schema import ModelRecord
-from acestep.dataset.store import TensorStore, content_key
+from acestep.dataset.store import TensorStore
 from acestep.errors import UserError
+from acestep.kept import content_key
 from acestep.models.checkpoint import Checkpoint
 from acestep.models.conditioning import MAX_LYRIC_TOKENS, MAX_TEXT_TOKENS, Prompt, encode_condition, encode_texts
 from acestep.songs import SkippedSong, Song, decode_songs
+from acestep.songs.decode import decoding_version
 
 MIN_TILE_SECONDS = 2 * TILE_OVERLAP_SECONDS + 2
 
@@ -92,8 +94,9 @@ class DatasetEncoder:
         )
 
     def latents_key(self, song: Song) -> str:
-        """Audio, VAE and the encoding's parameters; a tile's length is none, since it does not change the result."""
-        return content_key("latents", song.id, song.start, song.duration, self.record.vae, str(self.dtype))
+        """Audio, how it is decoded, VAE and the encoding's parameters; a tile's length does not change the result."""
+        audio = (song.id, song.start, song.duration, *decoding_version(song))
+        return content_key("latents", *audio, self.record.vae, str(self.dtype))
 
     def texts_key(self, prompt: Prompt) -> str:
         return content_key("texts", prompt.strings(), self.record.text_encoder, str(self.dtype))

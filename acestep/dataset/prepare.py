@@ -3,10 +3,13 @@
 import time
 from pathlib import Path
 
+from acestep.dataset.cache_folder import cache_size, clear_cache, remove_unfinished
 from acestep.dataset.options import PrepareOptions
 from acestep.dataset.processes import Processes
 from acestep.errors import UserError
 from acestep.songs import Scan, SkippedSong, Song, scan_songs, song_table
+from acestep.songs.probe_cache import ProbeCache
+from acestep.songs.showing import counted
 
 
 def prepare(options: PrepareOptions) -> int:
@@ -19,9 +22,9 @@ def prepare(options: PrepareOptions) -> int:
         UserError: for what the user can mend.
     """
     options.check()
-    processes, scan = Processes(), None
+    processes, scan, probes = Processes(), None, ProbeCache(cache_folder(options))
     if processes.is_main:
-        scan = _scan(options)
+        scan = _scan(options, probes)
     from acestep.quiet import quiet_libraries
 
     quiet_libraries()
@@ -40,11 +43,6 @@ def prepare(options: PrepareOptions) -> int:
     began = time.monotonic()
     checkpoint = Checkpoint(options.pretrained_model_name_or_path, options.variant, options.bundle, options.revision)
     store = TensorStore(cache_folder(options))
-    if processes.is_main:
-        if options.clear_cache:
-            store.clear()
-        store.remove_unfinished()
-    processes.wait()
     encoder = DatasetEncoder(
         checkpoint,
         store,
@@ -62,7 +60,7 @@ def prepare(options: PrepareOptions) -> int:
         raise UserError(f"no song could be decoded: {_reasons(prepared.skipped)}")
     totals = _assemble(options, encoder, prepared)
     skipped = scan.skipped + prepared.skipped
-    _report(options, store, prepared, totals, skipped, time.monotonic() - began)
+    _report(options, store, probes, prepared, totals, skipped, time.monotonic() - began)
     if options.push_to_hub:
         from acestep.dataset.publish import publish
 
@@ -75,15 +73,18 @@ def cache_folder(options: PrepareOptions) -> Path:
     return Path(options.cache_dir or Path(options.output_dir).absolute().parent / ".acestep_cache")
 
 
-def _scan(options: PrepareOptions) -> Scan:
+def _scan(options: PrepareOptions, probes: ProbeCache) -> Scan:
     """Everything that can be wrong is looked for before the long work begins."""
     from acestep.dataset.assemble import check_output
     from acestep.dataset.splits import split_songs
 
     check_output(Path(options.output_dir), options.overwrite)
-    scan = scan_songs(options.data_dir, options)
+    if options.clear_cache:
+        clear_cache(probes.folder)
+    remove_unfinished(probes.folder)
+    scan = scan_songs(options.data_dir, options, cache=probes)
     # without the advice at the table's end: it is being followed, and may name the folder with its path
-    print(song_table(scan).partition("\nNext\n")[0])
+    print(song_table(scan, next_steps=False))
     if not scan.songs:
         raise UserError(f"--data_dir {options.data_dir}: no song is left to encode; see the reasons above.")
     split_songs(scan.songs, options.validation_split, options.validation_seed)
@@ -110,19 +111,23 @@ def _assemble(options: PrepareOptions, encoder, prepared):
     )
 
 
-def _report(options: PrepareOptions, store, prepared, totals, skipped: list[SkippedSong], seconds: float) -> None:
+def _report(
+    options: PrepareOptions, store, probes: ProbeCache, prepared, totals, skipped: list[SkippedSong], seconds: float
+) -> None:
     """Only names, no whole paths: logs are pasted into public places."""
     for warning in prepared.warnings:
         print(f"warning: {warning}")
-    for path in sorted(store.damaged):
+    for path in sorted(store.damaged | probes.damaged):
         print(f"warning: {path.relative_to(store.folder)}: was damaged and has been made again.")
     for song in skipped:
         print(f"skipped: {song.file_name}: {song.reason}")
     stages = ", ".join(f"{stage} {taken:.1f} s" for stage, taken in prepared.seconds.items())
     print(
-        f"{Path(options.output_dir).name}: {totals.songs} songs in {totals.rows} rows, {totals.seconds / 60:.1f} "
-        f"minutes, {totals.frames} frames; {len(skipped)} skipped. {prepared.encoded} encoded, {prepared.reused} from "
-        f"the cache ({store.folder.name}, {store.size() / 1e6:.0f} MB). {stages}; {seconds:.1f} s in all."
+        f"{Path(options.output_dir).name}: {counted(totals.songs, 'song')} in {counted(totals.rows, 'row')}, "
+        f"{totals.seconds / 60:.1f} minutes, {totals.frames} frames; {len(skipped)} skipped. "
+        f"{counted(probes.checked, 'file')} checked, {probes.known} known; {prepared.encoded} encoded, "
+        f"{prepared.reused} from the cache ({store.folder.name}, {cache_size(store.folder) / 1e6:.0f} MB). "
+        f"{stages}; {seconds:.1f} s in all."
     )
 
 

@@ -1,5 +1,7 @@
 """Opening audio files, by libsndfile where it can, else by torchaudio with torchcodec; and what they promise."""
 
+import contextlib
+import importlib.metadata
 import importlib.util
 import math
 import shlex
@@ -68,6 +70,16 @@ def open_audio(path: Path) -> Audio:
     from acestep.songs.codec_audio import CodecAudio
 
     return CodecAudio(path)
+
+
+def decoder_version(suffix: str) -> str:
+    """What decodes files of a suffix, with its version: another one may decode lossy audio a little differently."""
+    versions = {"libsndfile": soundfile.__libsndfile_version__}
+    if suffix.lower() in _NEEDS_CODEC:
+        for library in ("torchaudio", "torchcodec"):
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                versions[library] = importlib.metadata.version(library)
+    return ", ".join(f"{library} {version}" for library, version in versions.items())
 
 
 def check_size(audio: Audio, max_bytes: float) -> None:

@@ -1,5 +1,6 @@
 """Decoded songs for the encoder: float32 stereo at 48 kHz, decoded ahead in worker processes."""
 
+import importlib.metadata
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
@@ -7,10 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from acestep.errors import UserError
-from acestep.songs.audio_files import SAMPLE_RATE, open_audio
+from acestep.songs.audio_files import SAMPLE_RATE, decoder_version, open_audio
 from acestep.songs.song import SkippedSong, Song
 from acestep.songs.workers import WorkerDied, run_in_workers
 
+# To be raised when samples come out otherwise than before by more than rounding: latents of songs are made again then.
+DECODING_VERSION = 1
 # Gains of each channel to left and right, in the order of WAV files: front left, front right, centre, low frequency,
 # back left, back right. Centre and back at -3 dB, as ITU-R BS.775 mixes them; the low-frequency channel is left out.
 _HALF = 0.5**0.5
@@ -62,6 +65,20 @@ def decode_songs(
                 yield song, SkippedSong(song.file_name, reason)
             else:
                 yield song, samples
+
+
+def decoding_version(song: Song) -> list[str]:
+    """What a song's samples depend on beside its content: this code, and the libraries that compute with it.
+
+    A library has a part only where it computes: a decoder in lossy files, the resampler where the rate is another.
+    """
+    parts = [f"decoding {DECODING_VERSION}"]
+    if song.lossy:
+        parts.append(decoder_version(song.path.suffix))
+    if song.sample_rate != SAMPLE_RATE:
+        major, minor, *_ = importlib.metadata.version("torchaudio").split(".")
+        parts.append(f"torchaudio {major}.{minor}")
+    return parts
 
 
 def decode_file(path: Path, slices: list[tuple[float, float] | None]) -> list[np.ndarray]:

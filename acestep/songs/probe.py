@@ -30,6 +30,7 @@ class Probe:
     Attributes:
         id: hash of the content, 32 hex digits.
         frames, sample_rate, channels: as decoded.
+        lossy: whether the decoder computes the samples, so that another version of it may compute others.
         warnings: what a person should look at.
     """
 
@@ -37,6 +38,7 @@ class Probe:
     frames: int
     sample_rate: int
     channels: int
+    lossy: bool = False
     warnings: list[str] = field(default_factory=list)
 
 
@@ -85,7 +87,7 @@ def probe(path: Path, max_bytes: float, downmix: bool) -> Probe:
     if audio.channels > 2:
         warnings.append(f"{audio.channels} channels are mixed to stereo")
     warnings += measure_warnings(measures, lossless)
-    return Probe(digest, measures.frames, audio.samplerate, audio.channels, warnings)
+    return Probe(digest, measures.frames, audio.samplerate, audio.channels, not lossless, warnings)
 
 
 def _read_all(audio: soundfile.SoundFile, path: Path, meter: Meter, max_bytes: float) -> str:

@@ -1,7 +1,8 @@
 """Scans a folder: every audio file is decoded once and checked, and joined with what the files beside it say."""
 
+import contextlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from acestep.errors import UserError
@@ -10,6 +11,7 @@ from acestep.songs.decode import skip_reason
 from acestep.songs.folder import AUDIO_SUFFIXES, Folder, list_folder
 from acestep.songs.merge import Fields, read_fields
 from acestep.songs.probe import Probe, probe
+from acestep.songs.probe_cache import ProbeCache
 from acestep.songs.segments import cut_song
 from acestep.songs.showing import printable
 from acestep.songs.sidecars import SidecarIndex, parse_json
@@ -21,13 +23,16 @@ from acestep.songs.workers import run_in_workers
 DURATION_RANGE = (10.0, 600.0)  # what the model was made for
 
 
-def scan_songs(data_dir: Path | str, options: SongOptions | None = None, progress=None) -> Scan:
+def scan_songs(
+    data_dir: Path | str, options: SongOptions | None = None, progress=None, cache: ProbeCache | None = None
+) -> Scan:
     """Read and check every song of a folder.
 
     Args:
         data_dir: the folder; all below it is read too.
         options: see `SongOptions`; the defaults if None.
         progress: called with (files checked, all files) after each file, for a progress bar.
+        cache: what earlier scans found out; files that it knows are not decoded.
 
     Returns:
         The songs sorted by path, what was skipped and why, and notes. The order and every value depend on the folder's
@@ -53,7 +58,7 @@ def scan_songs(data_dir: Path | str, options: SongOptions | None = None, progres
 
     first_of_id: dict[str, str] = {}
     unused: Counter[str] = Counter()
-    probes = _probe_all(folder, options)
+    probes = _probe_all(folder, options, cache)
     for done, (audio, result) in enumerate(zip(folder.audio, probes, strict=True), 1):
         fields = found[audio]
         error = next((e for e in (result, fields) if isinstance(e, Exception)), None)
@@ -89,12 +94,22 @@ def _read_all_fields(
     return found
 
 
-def _probe_all(folder: Folder, options: SongOptions) -> Iterator[Probe | Exception]:
-    max_bytes = options.max_decoded_gb * 1e9
-    tasks: Iterable[tuple] = ((folder.root / audio, max_bytes, options.downmix) for audio in folder.audio)
+def _probe_all(folder: Folder, options: SongOptions, cache: ProbeCache | None) -> Iterator[Probe | Exception]:
+    """What each audio file holds, in order, or why it cannot be used."""
+    arguments = (options.max_decoded_gb * 1e9, options.downmix)
+    known = {audio: cache.get(folder.root / audio, arguments) for audio in folder.audio} if cache else {}
+    tasks = ((folder.root / audio, *arguments) for audio in folder.audio if known.get(audio) is None)
     # Results are small: a long file must not hold up the ones behind it.
     workers = options.decode_workers
-    return run_in_workers(probe, tasks, workers, options.decode_timeout, ahead=32 * workers)
+    results = run_in_workers(probe, tasks, workers, options.decode_timeout, ahead=32 * workers)
+    with contextlib.closing(results):
+        for audio in folder.audio:
+            result = known.get(audio)
+            if result is None:
+                result = next(results)
+                if cache and isinstance(result, Probe):
+                    cache.put(folder.root / audio, arguments, result)
+            yield result
 
 
 def _song(folder: Folder, audio: str, checked: Probe, fields: Fields) -> Song:
@@ -108,6 +123,7 @@ def _song(folder: Folder, audio: str, checked: Probe, fields: Fields) -> Song:
         duration=checked.frames / checked.sample_rate,
         sample_rate=checked.sample_rate,
         channels=checked.channels,
+        lossy=checked.lossy,
         line_times=times,
         sources=fields.sources,
         warnings=[printable(warning) for warning in (*checked.warnings, *fields.warnings)],

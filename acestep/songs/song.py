@@ -25,6 +25,7 @@ class Song:
         start: seconds into the file where this row begins.
         segment: number of the segment from 0; None for a whole song.
         sample_rate, channels: those of the file.
+        lossy: the file is MP3, Vorbis, Opus or the like: what it decodes to may differ with the decoder's version.
         bpm: whole beats a minute, or None.
         keyscale: such as "F# minor", or "".
         timesignature: "2", "3", "4", "6" or "".
@@ -43,6 +44,7 @@ class Song:
     duration: float
     sample_rate: int
     channels: int
+    lossy: bool = False
     start: float = 0.0
     segment: int | None = None
     caption: str = ""

@@ -2,11 +2,13 @@ import numpy as np
 import pytest
 import torch
 
+from acestep.dataset.cache_folder import cache_size, clear_cache
 from acestep.dataset.encoder import DatasetEncoder
 from acestep.dataset.folders import replace_folder
 from acestep.dataset.latents import encode_audio, set_tiles
-from acestep.dataset.store import TensorStore, content_key
+from acestep.dataset.store import TensorStore
 from acestep.errors import UserError
+from acestep.kept import content_key
 from acestep.models.checkpoint import Checkpoint
 from acestep.models.tiny import tiny_components
 from tests.conftest import REFERENCE
@@ -96,14 +98,15 @@ def test_a_store_keeps_what_it_is_given_and_notices_damage(tmp_path):
         assert store.get("latents", key) is None
         assert path in store.damaged
     assert not [entry for entry in path.parent.iterdir() if entry != path]
-    assert store.size() == path.stat().st_size
+    assert cache_size(tmp_path) == path.stat().st_size
     (tmp_path / "song.flac").write_text("mine")
     (tmp_path / "latents" / "notes.safetensors").write_text("mine too")
-    store.clear()
+    clear_cache(tmp_path)
     assert sorted(entry.name for entry in tmp_path.rglob("*")) == ["latents", "notes.safetensors", "song.flac"]
     (tmp_path / "latents" / "notes.safetensors").unlink()
     (tmp_path / "song.flac").unlink()
-    store.clear()
+    store.put("latents", key, tensors)
+    clear_cache(tmp_path)
     assert not tmp_path.exists()
 
 

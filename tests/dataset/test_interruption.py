@@ -6,6 +6,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def work(tmp_path_factory):
     work = tmp_path_factory.mktemp("work")
     (work / "songs").mkdir()
     for number in range(8):
-        samples = tone(1.0 + 0.3 * number, 48_000, 200 + 25 * number)
+        samples = tone(0.3 + 0.1 * number, 48_000, 200 + 25 * number)
         soundfile.write(work / "songs" / f"song{number}.wav", samples, 48_000)
         (work / "songs" / f"song{number}.json").write_text(json.dumps({"caption": f"number {number}", "lyrics": "la"}))
     components = tiny_components(0, latent_channels=8, encoder_hidden_size=16)
@@ -139,39 +140,96 @@ def test_killed_at_twenty_random_moments_the_dataset_is_that_of_an_undisturbed_r
     assert not list(work.glob(".killed*"))  # nothing is left of the killed runs beside it
 
 
-def test_after_one_caption_changed_one_condition_is_computed_and_nothing_is_encoded(work, monkeypatch):
-    """Counted where the work is done: the VAE, the encoders, decoding for them. The scan checks the files before."""
-    import torch
-
-    from acestep.dataset import encoder as module
-    from acestep.dataset.encoder import DatasetEncoder
-    from acestep.dataset.store import TensorStore
-    from acestep.models.checkpoint import Checkpoint
-    from acestep.songs import SongOptions, scan_songs
+@pytest.fixture
+def calls(monkeypatch) -> Counter[str]:
+    """Counts calls where the work is done: a worker that decodes a file, the VAE, the text encoder, the condition's."""
+    from acestep.dataset import encoder
+    from acestep.songs import probe_cache, workers
 
     calls: Counter[str] = Counter()
 
-    def count(name: str) -> None:
-        function = getattr(module, name)
+    def count(place, name: str) -> None:
+        function = getattr(place, name)
 
         def counted(*arguments, **options):
             calls[name] += 1
             return function(*arguments, **options)
 
-        monkeypatch.setattr(module, name, counted)
+        monkeypatch.setattr(place, name, counted)
 
-    for name in ("decode_songs", "encode_audio", "encode_texts", "encode_condition"):
-        count(name)
-    monkeypatch.setattr(Checkpoint, "vae", lambda *_: pytest.fail("the VAE was opened"))
-    scan = scan_songs(work / "songs", SongOptions(decode_workers=1))
-    torch.manual_seed(0)
-    encoder = DatasetEncoder(Checkpoint(str(work / "model")), TensorStore(work / "cache1"))
-    assert encoder.encode(scan.songs).reused == 8
-    assert not calls
-    scan.songs[3].caption = "another caption"
-    prepared = encoder.encode(scan.songs)
-    assert calls == {"encode_texts": 1, "encode_condition": 1}
-    assert "another caption" in encoder.row(scan.songs[3], prepared)["text_prompt"]
+    count(workers.Worker, "run")
+    for name in ("encode_audio", "encode_texts", "encode_condition"):
+        count(encoder, name)
+    monkeypatch.setattr(probe_cache, "SETTLED_NS", 10_000_000)  # in place of two seconds, to wait less
+    return calls
+
+
+def test_after_one_caption_changed_one_condition_is_computed_and_no_audio_is_decoded(work, calls, capsys):
+    from accelerate import PartialState
+    from datasets import load_from_disk
+
+    from acestep.dataset.options import PrepareOptions
+    from acestep.dataset.prepare import prepare
+
+    def run() -> tuple[dict[str, int], str]:
+        calls.clear()
+        assert prepare(PrepareOptions(**options, overwrite=True)) == 0
+        PartialState._reset_state()  # other tests begin without it
+        return dict(calls), capsys.readouterr().out
+
+    shutil.copytree(work / "songs", work / "edited")
+    time.sleep(0.02)
+    options = {"data_dir": work / "edited", "output_dir": work / "data", "cache_dir": work / "cache4"}
+    options |= {"pretrained_model_name_or_path": work / "model", "decode_workers": 1, "device": "cpu"}
+    options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    # eight files to check, then to encode
+    assert run()[0] == {"run": 16, "encode_audio": 8, "encode_texts": 8, "encode_condition": 8}
+    first = load_from_disk(str(work / "data")).with_format("numpy")[:]
+
+    (work / "edited" / "song3.json").write_text(json.dumps({"caption": "another caption", "lyrics": "la"}))
+    done, said = run()
+    assert done == {"encode_texts": 1, "encode_condition": 1}
+    assert "0 files checked, 8 known; 0 encoded, 8 from the cache (cache4, " in said
+    second = load_from_disk(str(work / "data")).with_format("numpy")[:]
+    changed = [a != b for a, b in zip(first["conditions_sha256"], second["conditions_sha256"], strict=True)]
+    assert changed == [False] * 3 + [True] + [False] * 4
+    assert "another caption" in second["text_prompt"][3]
+    assert list(first["latents_sha256"]) == list(second["latents_sha256"])
+
+    before = contents(work / "data")
+    assert run()[0] == {}
+    assert contents(work / "data") == before
+    options["clear_cache"] = True
+    assert run()[0] == {"run": 16, "encode_audio": 8, "encode_texts": 8, "encode_condition": 8}
+    assert contents(work / "data") == before
+
+
+def test_another_decoder_has_only_that_encoded_again_which_it_decodes(work):
+    from acestep.dataset.encoder import DatasetEncoder
+    from acestep.dataset.store import TensorStore
+    from acestep.models.checkpoint import Checkpoint
+    from acestep.songs import Song, decode
+
+    encoder = DatasetEncoder(Checkpoint(str(work / "model")), TensorStore(work / "cache5"))
+
+    def keys() -> list[str]:
+        kinds = [(48_000, False), (48_000, True), (44_100, False)]
+        songs = [
+            Song(file_name="a.mp3", path=Path("a.mp3"), id="1", duration=1, sample_rate=rate, channels=2, lossy=lossy)
+            for rate, lossy in kinds
+        ]
+        return [encoder.latents_key(song) for song in songs]
+
+    before = keys()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decode, "decoder_version", lambda suffix: "libsndfile 9.9.9")
+        assert [a == b for a, b in zip(before, keys(), strict=True)] == [True, False, True]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decode.importlib.metadata, "version", lambda name: "9.9.9+cpu")
+        assert [a == b for a, b in zip(before, keys(), strict=True)] == [True, True, False]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decode, "DECODING_VERSION", 2)
+        assert not set(before) & set(keys())
 
 
 def test_the_latents_serve_another_model_with_the_same_vae(work):

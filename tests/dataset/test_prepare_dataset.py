@@ -130,7 +130,7 @@ def test_segments_are_rows_of_one_song(run_script, tmp_path, model):
     folder.mkdir()
     soundfile.write(folder / "long.wav", tone(25.0, 48_000, 220), 48_000)
     process = prepare(run_script, folder, model, tmp_path / "data", "--segment_seconds", 10, "--all_instrumental")
-    assert "1 songs in " in process.stdout
+    assert "1 song in 3 rows" in process.stdout
     data = load_from_disk(str(tmp_path / "data")).with_format("numpy")
     assert len(set(data["song_id"])) == 1
     assert len(set(data["id"])) == len(data) >= 2
