@@ -10,28 +10,82 @@ import torch
 from torch import nn
 
 from acestep.errors import UserError
-from acestep.train.options import ATTENTION, MLP
+from acestep.train.starts import PissaStart
+from acestep.train.targets import Patterns, expand_target_modules, linear_layers, targeted
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
-GROUPS = {"attention": ATTENTION, "mlp": MLP}
 
 
-def expand_target_modules(names: list[str], transformer: nn.Module) -> list[str]:
-    """Names of linear layers, groups ("attention", "mlp") spelled out.
+def adapter_config(
+    kind: str,
+    targets: list[str],
+    rank: int,
+    alpha: float,
+    use_rslora: bool = False,
+    *,
+    dropout: float = 0.0,
+    start: str = "default",
+    patterns: Patterns | None = None,
+) -> Any:
+    """PEFT's configuration of an adapter.
+
+    Args:
+        kind: "lora", "dora", "lokr", "loha" or "oft".
+        targets: as `expand_target_modules` returns them.
+        rank: of the update; the size of OFT's blocks.
+        alpha: the update counts alpha / rank; OFT has none.
+        dropout: share of a LoRA's inputs, or of LoKr's and LoHa's output rows, that are left out; OFT has none.
+        start: "default" (Kaiming for A, B zero), "gaussian", "pissa", "pissa_niter_16" or "eva"; lora and dora only.
+        patterns: ranks and alphas of single layers.
+    """
+    import peft
+
+    alpha = int(alpha) if float(alpha).is_integer() else alpha
+    patterns = patterns or Patterns()
+    shared: dict[str, Any] = {"target_modules": targets}
+    if kind == "oft":
+        return peft.OFTConfig(r=0, oft_block_size=rank, **shared)
+    shared |= {"r": rank, "rank_pattern": dict(patterns.rank), "alpha_pattern": dict(patterns.alpha)}
+    if kind == "lokr":
+        return peft.LoKrConfig(alpha=alpha, rank_dropout=dropout, **shared)
+    if kind == "loha":
+        return peft.LoHaConfig(alpha=alpha, rank_dropout=dropout, **shared)
+    if start == "eva":
+        # rho 1: no rank moves between layers, so every process and every card has the same shapes
+        shared["eva_config"] = peft.EvaConfig(rho=1.0)
+    return peft.LoraConfig(
+        lora_alpha=alpha,
+        use_rslora=use_rslora,
+        use_dora=kind == "dora",
+        lora_dropout=dropout,
+        init_lora_weights=True if start == "default" else start,
+        **shared,
+    )
+
+
+def put_adapter(transformer: nn.Module, config: Any, seed: int) -> list[nn.Parameter]:
+    """Put an adapter on the transformer; everything else is frozen.
+
+    Args:
+        config: of PEFT.
+        seed: of the random start, the same in every process.
+
+    Returns:
+        The trainable weights, float32.
 
     Raises:
-        UserError: for a name that no layer's name ends with.
+        UserError: for OFT blocks that do not divide a layer's width.
     """
-    expanded = list(dict.fromkeys(layer for name in names for layer in GROUPS.get(name, (name,))))
-    linear = [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
-    for target in expanded:
-        if not any(name == target or name.endswith(f".{target}") for name in linear):
-            known = sorted({name.split(".", 3)[-1] if name.startswith("layers.") else name for name in linear})
-            raise UserError(
-                f"--target_modules {target}: the transformer has no such linear layer. Expected attention, mlp or some "
-                f"of: {', '.join(known)}."
-            )
-    return expanded
+    from diffusers.training_utils import cast_training_params
+
+    transformer.requires_grad_(False)
+    if config.peft_type == "OFT":
+        _check_blocks(transformer, config.target_modules, config.oft_block_size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformer.add_adapter(config)
+    cast_training_params(transformer, dtype=torch.float32)
+    return [parameter for parameter in transformer.parameters() if parameter.requires_grad]
 
 
 def add_adapter(
@@ -42,57 +96,28 @@ def add_adapter(
     use_rslora: bool,
     seed: int,
     kind: str = "lora",
+    **more: Any,
 ) -> list[nn.Parameter]:
-    """Put an adapter on the transformer; everything else is frozen.
-
-    Args:
-        target_modules: as `expand_target_modules` takes them.
-        rank: of the update; the size of OFT's blocks.
-        kind: "lora", "dora", "lokr", "loha" or "oft".
-        seed: of the random start, the same in every process.
+    """Put a new adapter on the transformer; arguments as `expand_target_modules`, `adapter_config`, `put_adapter` have.
 
     Returns:
         The trainable weights, float32.
     """
-    from diffusers.training_utils import cast_training_params
-
-    transformer.requires_grad_(False)
     targets = expand_target_modules(target_modules, transformer)
-    if kind == "oft":
-        _check_blocks(transformer, targets, rank)
-    config = _config(kind, targets, rank, int(alpha) if float(alpha).is_integer() else alpha, use_rslora)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        transformer.add_adapter(config)
-    cast_training_params(transformer, dtype=torch.float32)
-    return [parameter for parameter in transformer.parameters() if parameter.requires_grad]
+    return put_adapter(transformer, adapter_config(kind, targets, rank, alpha, use_rslora, **more), seed)
 
 
-def _check_blocks(transformer: nn.Module, targets: list[str], size: int) -> None:
+def _check_blocks(transformer: nn.Module, targets: Any, size: int) -> None:
     """PEFT would take another size of block with no more than a warning."""
-    for name, module in transformer.named_modules():
-        if isinstance(module, nn.Linear) and name.endswith(tuple(targets)) and module.in_features % size:
+    for name, module in targeted(targets, transformer).items():
+        if module.in_features % size:
             raise UserError(
                 f"--adapter oft --rank {size}: {name} has {module.in_features} inputs, which blocks of {size} do not "
                 "divide. Choose a divisor, such as 32 or 64."
             )
 
 
-def _config(kind: str, targets: list[str], rank: int, alpha: float, use_rslora: bool) -> Any:
-    import peft
-
-    if kind == "lokr":
-        return peft.LoKrConfig(r=rank, alpha=alpha, target_modules=targets)
-    if kind == "loha":
-        return peft.LoHaConfig(r=rank, alpha=alpha, target_modules=targets)
-    if kind == "oft":
-        return peft.OFTConfig(r=0, oft_block_size=rank, target_modules=targets)
-    return peft.LoraConfig(
-        r=rank, lora_alpha=alpha, use_rslora=use_rslora, use_dora=kind == "dora", target_modules=targets
-    )
-
-
-def save_lora(transformer: nn.Module, folder: Path) -> Path:
+def save_lora(transformer: nn.Module, folder: Path, start: PissaStart | None = None) -> Path:
     """Write `folder/pytorch_lora_weights.safetensors`, whole or not at all.
 
     The adapter's configuration goes into the file's header (`lora_adapter_metadata`): diffusers reads it from nowhere
@@ -100,6 +125,8 @@ def save_lora(transformer: nn.Module, folder: Path) -> Path:
 
     Args:
         transformer: unwrapped.
+        start: of a PiSSA adapter, which is saved as the plain LoRA of twice the rank that does the same to the model's
+            own weights.
 
     Returns:
         The file's path.
@@ -109,13 +136,15 @@ def save_lora(transformer: nn.Module, folder: Path) -> Path:
     from peft import get_peft_model_state_dict
 
     folder.mkdir(parents=True, exist_ok=True)
+    weights = get_peft_model_state_dict(transformer)
+    metadata = _collate_lora_metadata({"transformer": transformer})
+    if start is not None:
+        weights, config = start.as_plain_lora(weights, metadata["transformer_lora_adapter_metadata"])
+        metadata["transformer_lora_adapter_metadata"] = config
     staging = Path(tempfile.mkdtemp(dir=folder, prefix=".saving-"))
     try:
         AceStepPipeline.save_lora_weights(
-            staging,
-            transformer_lora_layers=get_peft_model_state_dict(transformer),
-            weight_name=WEIGHTS_NAME,
-            **_collate_lora_metadata({"transformer": transformer}),
+            staging, transformer_lora_layers=weights, weight_name=WEIGHTS_NAME, **metadata
         )
         (staging / WEIGHTS_NAME).chmod(0o666 & ~_umask())  # safetensors keeps its files to the owner
         with (staging / WEIGHTS_NAME).open("rb") as file:
@@ -132,10 +161,24 @@ def _umask() -> int:
     return mask
 
 
-def describe_lora(parameters: list[nn.Parameter], options: Any) -> str:
-    """One line about the adapter."""
-    count = sum(parameter.numel() for parameter in parameters)
-    names = {"lora": "LoRA", "dora": "DoRA", "lokr": "LoKr", "loha": "LoHa", "oft": "OFT"}
-    kind = ("rs" if options.use_rslora else "") + names[options.adapter]
-    size = f"blocks of {options.rank}" if kind == "OFT" else f"rank {options.rank}, alpha {options.alpha:g}"
-    return f"{kind} {size}, {count / 1e6:.2f} M weights"
+def describe_adapter(transformer: nn.Module) -> str:
+    """One line about the adapter on an unwrapped transformer."""
+    (config,) = transformer.peft_config.values()
+    kind = config.peft_type.value
+    names = {"LORA": "LoRA", "LOKR": "LoKr", "LOHA": "LoHa"}
+    if kind == "LORA" and config.use_dora:
+        kind = "DoRA"
+    if getattr(config, "use_rslora", False):
+        kind = f"rs{names.get(kind, kind)}"
+    if kind == "OFT":
+        size = f"blocks of {config.oft_block_size}"
+    else:
+        alpha = config.lora_alpha if config.peft_type == "LORA" else config.alpha
+        size = f"rank {config.r}, alpha {alpha:g}"
+        if config.rank_pattern or config.alpha_pattern:
+            size += " with patterns"
+    weights = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
+    layers = len([name for name in linear_layers(transformer) if name.endswith("base_layer")])
+    count = sum(parameter.numel() for parameter in weights)
+    shown = f"{count / 1e6:.2f} M" if count >= 1e5 else f"{count:,}"
+    return f"{names.get(kind, kind)} {size} on {layers} layers, {shown} weights"

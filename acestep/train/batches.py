@@ -4,7 +4,7 @@ A step of the optimizer takes `train_batch_size x gradient_accumulation_steps x 
 How they are laid out over processes and micro-batches does not change which they are, nor what is drawn for them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,11 +19,18 @@ from acestep.train.flow_matching import draw_timestep
 
 @dataclass(frozen=True)
 class Place:
-    """A sample's place in the run: the row `index` in `epoch`; `weight` 0 only fills up the last step of an epoch."""
+    """A sample's place in the run.
+
+    Attributes:
+        epoch, index: the row `index` in `epoch`.
+        weight: 0 only fills up the last step of an epoch.
+        padded: frames of the micro-batch in all processes; what the sample lacks is padding.
+    """
 
     epoch: int
     index: int
     weight: float = 1.0
+    padded: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,42 +58,92 @@ class StepLayout:
         return -(-samples // (self.batch_size * self.processes))
 
 
+def epoch_order(
+    seed: int, epoch: int, lengths: Sequence[int], samples: int, group_by_length: bool = False
+) -> list[int]:
+    """The order of the rows in an epoch, a function of the effective batch and of nothing else of the layout.
+
+    The run's first step takes the longest rows, so that a card that is too small fails at once.
+
+    Args:
+        lengths: frames of each row as it is trained.
+        samples: of a step.
+        group_by_length: rows of similar length go into one step; each epoch finds other neighbours.
+    """
+    order = permutation(seed, epoch, len(lengths))
+    if group_by_length:
+        order = _grouped(order, lengths, samples, seed, epoch)
+    if epoch == 0:
+        longest = sorted(order, key=lambda index: -lengths[index])[:samples]  # a stable sort: none moves needlessly
+        order = longest + [index for index in order if index not in set(longest)]
+    return order
+
+
+def _grouped(order: list[int], lengths: Sequence[int], samples: int, seed: int, epoch: int) -> list[int]:
+    """Sort within stretches of eight steps, then shuffle the steps; the short last step stays the last."""
+    stretch = 8 * samples
+    ordered = [
+        index
+        for begin in range(0, len(order), stretch)
+        for index in sorted(order[begin : begin + stretch], key=lambda index: -lengths[index])
+    ]
+    whole = len(order) // samples
+    shuffled = permutation(seed, epoch, whole, "steps")
+    steps = [ordered[number * samples : (number + 1) * samples] for number in shuffled]
+    return [index for step in steps for index in step] + ordered[whole * samples :]
+
+
 class MicroBatches(Sampler):
     """Micro-batches of one process, in order, as lists of `Place`.
 
-    Every process gets the same number of micro-batches a step. In the last step of an epoch a process may have one less
-    than another: it gets a sample of weight 0 then, which keeps the processes together and changes nothing.
+    Every process gets the same number of micro-batches a step, and the n-th of each are padded to one length. In the
+    last step of an epoch a process may have one sample less than another: it gets one of weight 0 then, which keeps the
+    processes together and changes nothing.
 
     Args:
-        rows: number of rows of the dataset.
+        lengths: frames of each row as it is trained.
         layout: batch size, accumulation and number of processes.
         process: this process's number.
         seed: of the run.
         steps: optimizer steps to make in all.
         first_step: the step to begin with, when a run goes on.
+        group_by_length: see `epoch_order`.
     """
 
-    def __init__(self, rows: int, layout: StepLayout, process: int, seed: int, steps: int, first_step: int = 0):
-        self.rows, self.layout, self.process = rows, layout, process
-        self.seed, self.steps, self.first_step = seed, steps, first_step
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        layout: StepLayout,
+        process: int,
+        seed: int,
+        steps: int,
+        first_step: int = 0,
+        group_by_length: bool = False,
+    ):
+        self.lengths, self.layout, self.process, self.seed = lengths, layout, process, seed
+        self.steps, self.first_step, self.group_by_length = steps, first_step, group_by_length
 
     def __len__(self) -> int:
         steps = range(self.first_step, self.steps)
-        return sum(self.layout.micro_batches(self.layout.samples_of(step, self.rows)) for step in steps)
+        return sum(self.layout.micro_batches(self.layout.samples_of(step, len(self.lengths))) for step in steps)
 
     def __iter__(self) -> Iterator[list[Place]]:
-        layout, per_epoch = self.layout, self.layout.steps_per_epoch(self.rows)
+        layout, lengths, per_epoch = self.layout, self.lengths, self.layout.steps_per_epoch(len(self.lengths))
         order: list[int] = []
         for step in range(self.first_step, self.steps):
             epoch, within = divmod(step, per_epoch)
             if not order or within == 0:
-                order = permutation(self.seed, epoch, self.rows)
+                order = epoch_order(self.seed, epoch, lengths, layout.samples, self.group_by_length)
             chosen = order[within * layout.samples : (within + 1) * layout.samples]
-            # one after the other over the processes, so that a short step is shared out too
-            mine = [Place(epoch, index) for index in chosen[self.process :: layout.processes]]
-            for number in range(layout.micro_batches(len(chosen))):
-                batch = mine[number * layout.batch_size : (number + 1) * layout.batch_size]
-                yield batch or [Place(epoch, chosen[0], weight=0.0)]
+            # neighbours in length share a micro-batch, over the processes too: little padding, and none waits
+            chosen.sort(key=lambda index: -lengths[index])
+            at_once = layout.batch_size * layout.processes
+            for begin in range(0, len(chosen), at_once):
+                together = chosen[begin : begin + at_once]
+                padded = lengths[together[0]]
+                mine = [Place(epoch, index, padded=padded) for index in together[self.process :: layout.processes]]
+                fill = -(-len(together) // layout.processes) - len(mine)
+                yield mine + [Place(epoch, together[-1], weight=0.0, padded=padded)] * fill
 
 
 class TrainingSamples(Dataset):
@@ -135,6 +192,7 @@ class TrainingSamples(Dataset):
             "epoch": place.epoch,
             "weight": place.weight,
             "start": start,
+            "padded": place.padded,
             "clean_latents": latents,
             "noise": draws.normal("noise", *latents.shape),
             "timestep": draw_timestep(draws, self.law, self.mu, self.sigma),
@@ -170,46 +228,36 @@ def crop_frames_of(seconds: float) -> int:
     return int(seconds * FRAMES_PER_SECOND) // 2 * 2
 
 
-def check_lengths(rows: EncodedRows, batch_size: int, crop_frames: int) -> None:
-    """Refuse a batch that would need padding: the model attends to padding, so it would change what is learned.
-
-    Raises:
-        UserError: with the lengths found and what to do.
-    """
-    if batch_size == 1:
-        return
-    lengths = [min(frames, crop_frames or frames) for frames in rows.column("frames")]
-    if len(set(lengths)) > 1:
-        shortest = min(lengths)
-        names = rows.column("file_name")
-        longest = max(range(len(lengths)), key=lengths.__getitem__)
-        raise UserError(
-            f"--train_batch_size {batch_size}: the songs differ in length ({names[lengths.index(shortest)]} has "
-            f"{shortest} frames, {names[longest]} {lengths[longest]}), and padding would change what is learned. Use "
-            f"--train_batch_size 1 with --gradient_accumulation_steps {batch_size}, or equal crops: --crop_seconds "
-            f"{shortest // 2 * 2 / FRAMES_PER_SECOND:g} or less."
-        )
+def trained_lengths(rows: EncodedRows, crop_frames: int) -> list[int]:
+    """Frames of each row as it is trained."""
+    return [min(frames, crop_frames or frames) for frames in rows.column("frames")]
 
 
 def collate(samples: list[dict]) -> dict:
-    """A micro-batch: latents and noise stacked, conditions as a list since their lengths differ.
+    """A micro-batch: latents and noise padded with zeros to one length, conditions as a list.
 
     Returns:
-        `clean_latents`, `noise` `[B, T, C]`, `timestep`, `weight` `[B]`, `null_condition` `[B]` bool,
-        `encoder_hidden_states` a list of `[L, D]`, and the names as lists.
+        `clean_latents`, `noise` `[B, T, C]`, `frames` `[B]` the valid ones of T, `timestep`, `weight` `[B]`,
+        `null_condition` `[B]` bool, `encoder_hidden_states` a list of `[L, D]`, and the names as lists.
     """
     batch = {key: [sample[key] for sample in samples] for key in samples[0]}
+    batch["frames"] = torch.tensor([latents.shape[0] for latents in batch["clean_latents"]])
+    length = max(*batch.pop("padded"), int(batch["frames"].max()))
     for key in ("clean_latents", "noise"):
-        batch[key] = torch.stack(batch[key])
+        batch[key] = torch.stack(
+            [torch.nn.functional.pad(tensor, (0, 0, 0, length - tensor.shape[0])) for tensor in batch[key]]
+        )
     for key in ("timestep", "weight"):
         batch[key] = torch.tensor(batch[key], dtype=torch.float32)
     batch["null_condition"] = torch.tensor(batch["null_condition"])
     return batch
 
 
-def equal_conditions(batch: dict) -> list[list[int]]:
-    """Positions of a micro-batch grouped by the length of their condition: a group needs no padding."""
-    groups: dict[int, list[int]] = {}
-    for position, condition in enumerate(batch["encoder_hidden_states"]):
-        groups.setdefault(condition.shape[0], []).append(position)
+def equal_lengths(batch: dict) -> list[list[int]]:
+    """Positions of a micro-batch grouped by the lengths of song and condition: a group needs no padding."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for position, (frames, condition) in enumerate(
+        zip(batch["frames"].tolist(), batch["encoder_hidden_states"], strict=True)
+    ):
+        groups.setdefault((frames, condition.shape[0]), []).append(position)
     return list(groups.values())

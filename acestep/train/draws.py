@@ -41,6 +41,6 @@ class Draws:
         return int(self.generator(purpose).integers(upper))
 
 
-def permutation(seed: int, epoch: int, count: int) -> list[int]:
-    """The order of `count` rows in an epoch."""
-    return Draws(seed, epoch, "order").generator("permutation").permutation(count).tolist()
+def permutation(seed: int, epoch: int, count: int, of: str = "permutation") -> list[int]:
+    """The order of `count` things in an epoch, by default rows."""
+    return Draws(seed, epoch, "order").generator(of).permutation(count).tolist()

@@ -19,9 +19,34 @@ def timestep_grid(draws: int) -> list[float]:
     return [(part + 0.5) / draws for part in range(draws)]
 
 
+def evaluation_sample(
+    rows: EncodedRows, index: int, *, seed: int, part: int, draws: int, crop_frames: int = 0
+) -> dict[str, Any]:
+    """Row `index` at the `part`-th timestep of the grid of `draws`, as `collate` takes it."""
+    row = rows.texts(index)
+    kind = "caption" if row["text_prompt"] else "genre"
+    clean = rows.tensor(index, "latents", 0, crop_frames or None)
+    return {
+        "clean_latents": clean,
+        "noise": Draws(seed, EPOCH, row["id"]).normal(f"evaluation {part}/{draws}", *clean.shape),
+        "timestep": timestep_grid(draws)[part],
+        "weight": 1.0,
+        "padded": 0,
+        "null_condition": False,
+        "encoder_hidden_states": rows.tensor(index, PROMPT_KINDS[kind]),
+    }
+
+
 @torch.no_grad()
 def evaluate_loss(
-    velocity_loss: VelocityLoss, rows: EncodedRows, accelerator: Any, *, seed: int, draws: int, crop_frames: int = 0
+    velocity_loss: VelocityLoss,
+    rows: EncodedRows,
+    accelerator: Any,
+    *,
+    seed: int,
+    draws: int,
+    crop_frames: int = 0,
+    what: str = "loss at fixed noise",
 ) -> dict[str, Any]:
     """Mean loss over all rows at each timestep of the grid, with noise never used in training, without dropout.
 
@@ -29,35 +54,30 @@ def evaluate_loss(
         velocity_loss: without weighting by timestep.
         draws: size of the grid.
         crop_frames: only the first so many frames of each song (0: all).
+        what: the progress bar's name.
 
     Returns:
         `loss` over everything, `by_timestep` a list of `[t, loss]`, `pairs` their number.
     """
-    grid = timestep_grid(draws)
     sums = torch.zeros(draws, dtype=torch.float64)
-    mine = range(accelerator.process_index, len(rows), accelerator.num_processes)
+    # every process makes as many passes, since those of a model that is shared out wait for each other
+    passes = -(-len(rows) // accelerator.num_processes)
     hidden = not accelerator.is_main_process
-    for index in tqdm(mine, desc="loss at fixed noise", unit="song", leave=False, disable=hidden):
-        row = rows.texts(index)
-        kind = "caption" if row["text_prompt"] else "genre"
-        clean = rows.tensor(index, "latents", 0, crop_frames or None)
-        condition = rows.tensor(index, PROMPT_KINDS[kind])
-        for part, timestep in enumerate(grid):
-            sample = {
-                "clean_latents": clean,
-                "noise": Draws(seed, EPOCH, row["id"]).normal(f"evaluation {part}/{draws}", *clean.shape),
-                "timestep": timestep,
-                "weight": 1.0,
-                "null_condition": False,
-                "encoder_hidden_states": condition,
-            }
+    for number in tqdm(range(passes), desc=what, unit="song", leave=False, disable=hidden):
+        index = number * accelerator.num_processes + accelerator.process_index
+        for part in range(draws):
+            sample = evaluation_sample(
+                rows, index % len(rows), seed=seed, part=part, draws=draws, crop_frames=crop_frames
+            )
             batch = to_device(collate([sample]), accelerator.device)
-            sums[part] += velocity_loss(batch, [0]).item()
+            loss = velocity_loss(batch, [0])
+            if index < len(rows):
+                sums[part] += loss.item()
     # float32 is the widest that every device can reduce
     means = accelerator.reduce(sums.float().to(accelerator.device)).cpu().double() / len(rows)
     return {
         "loss": means.mean().item(),
-        "by_timestep": [[t, loss] for t, loss in zip(grid, means.tolist(), strict=True)],
+        "by_timestep": [[t, loss] for t, loss in zip(timestep_grid(draws), means.tolist(), strict=True)],
         "pairs": len(rows) * draws,
     }
 

@@ -1,8 +1,9 @@
-"""The training loop: steps of the optimizer over a dataset, the same whatever the layout of batches and processes."""
+"""The training loop: steps of the optimizer over a dataset, with what happens between them."""
 
 import time
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,47 +12,31 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from acestep.dataset.rows import EncodedRows
-from acestep.dataset.schema import FRAMES_PER_SECOND
 from acestep.errors import UserError
 from acestep.train.adapter import save_lora
-from acestep.train.batches import MicroBatches, StepLayout, TrainingSamples, collate
+from acestep.train.averaging import AveragedWeights
+from acestep.train.batches import MicroBatches, StepLayout, TrainingSamples, collate, trained_lengths
 from acestep.train.checkpoints import SavedState, save_checkpoint
-from acestep.train.evaluation import evaluate_loss, to_device
+from acestep.train.evaluation import evaluate_loss
 from acestep.train.metrics import MetricsFile
-from acestep.train.optimizer_state import missing_weights, restore_training_tensors, trainable, training_tensors
+from acestep.train.optimizer_state import (
+    group_settings,
+    missing_weights,
+    restore_group_settings,
+    restore_training_tensors,
+    trainable,
+    training_tensors,
+)
 from acestep.train.options import TrainOptions
+from acestep.train.progress import Bar, Progress
 from acestep.train.signals import StopSignal, ignore_interrupts
+from acestep.train.starts import PissaStart
 from acestep.train.step import VelocityLoss
+from acestep.train.stepping import Stepper, memory_advice, raise_out_of_memory
+from acestep.train.validation import BEST, Best
 
 MAX_BAD_STEPS = 10  # not finite in a row
-
-
-@dataclass
-class Progress:
-    """How far a run is; kept in checkpoints."""
-
-    step: int = 0
-    bad_steps: int = 0
-    bad_in_a_row: int = 0
-    loss_sum: float = 0.0
-    loss_weight: float = 0.0
-
-    @property
-    def smoothed_loss(self) -> float:
-        """The loss's exponential mean, without the bias of its start."""
-        return self.loss_sum / max(self.loss_weight, 1e-9)
-
-    def count(self, record: dict[str, Any]) -> None:
-        """Take one step's record in."""
-        self.step = record["step"]
-        if record["finite"]:
-            self.bad_in_a_row = 0
-            self.loss_sum, self.loss_weight = (
-                0.95 * self.loss_sum + 0.05 * record["loss"],
-                0.95 * self.loss_weight + 0.05,
-            )
-        else:
-            self.bad_steps, self.bad_in_a_row = self.bad_steps + 1, self.bad_in_a_row + 1
+AVERAGE = "ema"  # folder of the adapter's exponential mean
 
 
 class Trainer:
@@ -66,6 +51,10 @@ class Trainer:
         output_dir: where metrics and adapters go.
         identity: what must be the same when the run goes on.
         first_step: steps already made when a run goes on.
+        validation: held-out rows.
+        start: of a PiSSA adapter.
+        scaler: of a float16 run's loss.
+        previews: makes music at some steps.
     """
 
     def __init__(
@@ -80,28 +69,31 @@ class Trainer:
         output_dir: Path,
         identity: dict[str, Any],
         first_step: int = 0,
+        *,
+        validation: EncodedRows | None = None,
+        start: PissaStart | None = None,
+        scaler: torch.amp.GradScaler | None = None,
+        previews: Any = None,
     ):
-        from diffusers.optimization import get_scheduler
-
         self.accelerator, self.transformer, self.optimizer = accelerator, transformer, optimizer
-        self.velocity_loss, self.rows, self.options = velocity_loss, rows, options
-        self.output_dir, self.identity, self.before = output_dir, identity, None
+        self.rows, self.options, self.output_dir, self.identity = rows, options, output_dir, identity
+        self.validation, self.start, self.scaler, self.previews = validation, start, scaler, previews
         self.layout = StepLayout(
             options.train_batch_size, options.gradient_accumulation_steps, accelerator.num_processes
         )
         self.steps = options.max_train_steps or options.num_train_epochs * self.steps_per_epoch
         # Not prepared by accelerate, which would step it once a process.
-        self.scheduler = get_scheduler(
-            options.lr_scheduler,
-            # a function of the step alone, for which any optimizer with these groups will do
-            optimizer=getattr(optimizer, "optimizer", optimizer),
-            num_warmup_steps=options.warmup_steps(self.steps),
-            num_training_steps=self.steps,
-        )
+        self.scheduler = make_schedule(getattr(optimizer, "optimizer", optimizer), options, self.steps)
         self.loader = DataLoader(
             samples,
             batch_sampler=MicroBatches(
-                len(rows), self.layout, accelerator.process_index, options.seed, self.steps, first_step
+                trained_lengths(rows, samples.crop_frames),
+                self.layout,
+                accelerator.process_index,
+                options.seed,
+                self.steps,
+                first_step,
+                options.group_by_length,
             ),
             num_workers=options.dataloader_num_workers,
             collate_fn=collate,
@@ -109,55 +101,112 @@ class Trainer:
             pin_memory=accelerator.device.type == "cuda",
             persistent_workers=options.dataloader_num_workers > 0,
         )
-        self.named = trainable(accelerator.unwrap_model(transformer))
+        self.named = trainable(self.unwrapped)
         self.trainable = [parameter for _, parameter in self.named]
-        self.progress = Progress(step=first_step)
+        self.average = AveragedWeights(self.named, options.ema_decay) if options.ema_decay else None
+        self.velocity_loss, self.plain_loss = velocity_loss, velocity_loss.unweighted(self.unwrapped)
+        self.stepper = Stepper(
+            accelerator,
+            velocity_loss,
+            optimizer,
+            self.scheduler,
+            self.trainable,
+            self.layout,
+            len(rows),
+            options.max_grad_norm,
+            scaler,
+        )
+        self.progress, self.best = Progress(step=first_step), Best()
+        self.before: dict[str, Any] | None = None  # loss on the songs of the run at its start
+        self.base: dict[str, Any] | None = None  # loss of the model without adapter on the held-out songs
         self.last_save = time.monotonic()
         resumed = first_step or None
         self.metrics = MetricsFile(output_dir, resumed) if accelerator.is_main_process else None
 
     @property
+    def unwrapped(self) -> torch.nn.Module:
+        return self.accelerator.unwrap_model(self.transformer)
+
+    @property
     def steps_per_epoch(self) -> int:
         return self.layout.steps_per_epoch(len(self.rows))
 
+    @property
+    def stopped_early(self) -> bool:
+        """Whether `--early_stopping_patience` is used up."""
+        patience = self.options.early_stopping_patience
+        return bool(patience) and self.best.since >= patience
+
     def train(self, stop: StopSignal) -> bool:
-        """Make the steps that are left; whether all were made, or `stop` came first and the state was saved.
+        """Make the steps that are left; whether the run is complete, or `stop` came first and the state was saved.
 
         Raises:
-            UserError: after ten steps in a row that are not finite, with the songs' names.
+            UserError: after ten steps in a row that are not finite, with the songs' names; when the first step does
+                not fit into memory, with what to change.
         """
         self.transformer.train()
         micro_batches, done = iter(self.loader), self.progress
-        bar = tqdm(
-            total=self.steps,
-            initial=done.step,
-            desc="training",
-            unit="step",
-            disable=not self.accelerator.is_main_process,
-        )
-        while done.step < self.steps:
-            began = time.monotonic()
-            record, songs, asked = self._step(done.step, micro_batches, stop)
+        bar = Bar(done, self.steps, self.accelerator.device, self.metrics is not None)
+        while done.step < self.steps and not self.stopped_early:
+            try:
+                # whoever is told to stop takes the others along, and the main process's clock is everyone's
+                record, songs, (stops, saves) = self.stepper(
+                    done.step, micro_batches, [stop.received > 0, self._is_late()]
+                )
+            except RuntimeError as error:
+                raise_out_of_memory(error, memory_advice(self.options))
+            record["epoch"] = round(record["step"] / self.steps_per_epoch, 4)
             done.count(record)
-            record["seconds"] = round(time.monotonic() - began, 4)
+            if self.average is not None and record["finite"]:
+                self.average.step()
             self._report(record)
             self._stop_if_bad(record, songs)
-            bar.set_postfix_str(f"loss {done.smoothed_loss:.4f}", refresh=False)
-            bar.update()
-            if asked["stop"] or ((self._is_due(done.step) or asked["save"]) and done.step < self.steps):
+            bar.step(record, done)
+            self._between_steps()
+            if stops or ((self._is_due(done.step) or saves) and done.step < self.steps):
                 self.save_state()
-            if asked["stop"]:
+            if stops:
                 break
         bar.close()
-        return done.step >= self.steps
+        return done.step >= self.steps or self.stopped_early
+
+    def _between_steps(self) -> None:
+        """Validate and listen where it is time to; at the last step the run's end does both."""
+        step = self.progress.step
+        if step >= self.steps:
+            return
+        if self.validation is not None and step % self.options.validation_every(self.steps) == 0:
+            self.validate()
+        if self.previews is not None and self.options.preview_steps and step % self.options.preview_steps == 0:
+            self.preview()
+
+    def begin(self) -> None:
+        """What is measured and heard before the first step: the model without its adapter."""
+        if self.options.evaluation_draws:
+            self.before = self.evaluate(0)
+        if self.validation is not None:
+            with self._without_adapter():
+                self.base = self._measure(self.validation, self.options.validation_draws, "base on held-out songs")
+            self._tell("base", 0, self.base)
+        if self.previews is not None:
+            with self._without_adapter():
+                self.previews.make_base(self.unwrapped)
+            self.accelerator.wait_for_everyone()
 
     def restore(self, saved: SavedState) -> None:
         """Go on where `saved` was written; `first_step` must be its step."""
         missing = missing_weights(saved.tensors, self.named)
         if missing:
             raise UserError(f"{saved.path}: holds no {missing[0]}, which the adapter has now.")
-        restore_training_tensors(saved.tensors, self.named, getattr(self.optimizer, "optimizer", self.optimizer))
-        self.progress = Progress(**saved.state["progress"])
+        inner = getattr(self.optimizer, "optimizer", self.optimizer)
+        restore_training_tensors(saved.tensors, self.named, inner)
+        restore_group_settings(saved.state["optimizer_groups"], inner)
+        if self.average is not None:
+            self.average.restore(saved.tensors, saved.state["average_count"])
+        if self.scaler is not None and saved.state["scaler"]:
+            self.scaler.load_state_dict(saved.state["scaler"])
+        self.progress, self.best = Progress(**saved.state["progress"]), Best(**saved.state["best"])
+        self.before, self.base = saved.state["evaluation_before"], saved.state["base"]
         for _ in range(self.progress.step):  # a function of the number of steps alone
             self.scheduler.step()
 
@@ -165,13 +214,28 @@ class Trainer:
         """Write a checkpoint from which the run goes on, bit for bit."""
         target = self.output_dir / f"checkpoint-{self.progress.step}"
         if self.metrics:
-            optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+            inner = getattr(self.optimizer, "optimizer", self.optimizer)
+            tensors = training_tensors(self.named, inner)
+            if self.average is not None:
+                tensors |= self.average.tensors()
+            if self.start is not None:
+                tensors |= {f"start/{name}": weight for name, weight in self.start.weights.items()}
+            state = {
+                "progress": asdict(self.progress),
+                "run": self.identity,
+                "evaluation_before": self.before,
+                "base": self.base,
+                "best": asdict(self.best),
+                "optimizer_groups": group_settings(inner),
+                "average_count": self.average.count if self.average is not None else 0,
+                "scaler": self.scaler.state_dict() if self.scaler is not None else None,
+            }
             save_checkpoint(
                 self.output_dir,
                 self.progress.step,
-                training_tensors(self.named, optimizer),
-                {"progress": asdict(self.progress), "run": self.identity, "evaluation_before": self.before},
-                lambda folder: save_lora(self.accelerator.unwrap_model(self.transformer), folder),
+                tensors,
+                state,
+                lambda folder: save_lora(self.unwrapped, folder, self.start),
                 self.options.checkpoints_total_limit,
             )
         self.last_save = time.monotonic()
@@ -179,91 +243,80 @@ class Trainer:
         return target
 
     def evaluate(self, step: int) -> dict[str, Any]:
-        """The loss at fixed noise, also written to the metrics."""
-        self.transformer.eval()
-        plain = VelocityLoss(self.transformer, self.velocity_loss.silence_latent, self.velocity_loss.null_condition)
-        result = evaluate_loss(
-            plain,
-            self.rows,
-            self.accelerator,
-            seed=self.options.seed,
-            draws=self.options.evaluation_draws,
-            crop_frames=self.loader.dataset.crop_frames,
-        )
-        self.transformer.train()
-        if self.metrics:
-            self.metrics.write({"event": "evaluation", "step": step, **result})
-        self.accelerator.log({"evaluation/loss": result["loss"]}, step=step)
+        """The loss at fixed noise on the songs of the run, also written to the metrics."""
+        result = self._measure(self.rows, self.options.evaluation_draws, "loss at fixed noise")
+        self._tell("evaluation", step, result)
         return result
+
+    def validate(self) -> dict[str, Any]:
+        """The loss on held-out songs; the adapter is kept as the best one if it is."""
+        step, draws = self.progress.step, self.options.validation_draws
+        result = self._measure(self.validation, draws, "held-out songs")
+        if self.average is not None:
+            with self.average.in_place():
+                result["ema_loss"] = self._measure(self.validation, draws, "held-out songs, EMA")["loss"]
+        self._tell("validation", step, result)
+        if self.best.take(step, result["loss"], result.get("ema_loss")):
+            with self.average.in_place() if self.best.average else _nothing():
+                self.save(self.output_dir / BEST)
+            if self.metrics:
+                self.best.write(self.output_dir / BEST)
+        return result
+
+    def preview(self) -> None:
+        """Make music with the adapter as it is; the other processes wait."""
+        if self.metrics:
+            self.previews.make(self.unwrapped, self.progress.step)
+        self.transformer.train()
+        self.accelerator.wait_for_everyone()
 
     def save(self, folder: Path) -> Path | None:
         """Write the adapter from the main process; returns its path there."""
         self.accelerator.wait_for_everyone()
-        path = save_lora(self.accelerator.unwrap_model(self.transformer), folder) if self.metrics else None
+        path = save_lora(self.unwrapped, folder, self.start) if self.metrics else None
         self.accelerator.wait_for_everyone()
         return path
 
-    def _step(
-        self, step: int, micro_batches: Any, stop: StopSignal
-    ) -> tuple[dict[str, Any], list[tuple[str, float]], dict[str, bool]]:
-        """One step of the optimizer.
+    def save_average(self) -> None:
+        """Write the adapter's exponential mean, if it is kept, into its folder."""
+        if self.average is not None:
+            with self.average.in_place():
+                self.save(self.output_dir / AVERAGE)
 
-        Returns:
-            Its record, this process's songs with their losses if it is not finite, and what all processes agreed on:
-            whether to stop and whether to save.
-        """
-        count, frames = self.layout.samples_of(step, len(self.rows)), 0
-        micro_count = self.layout.micro_batches(count)
-        total = torch.zeros((), device=self.accelerator.device)
-        songs: list[tuple[str, torch.Tensor]] = []
-        for micro in range(micro_count):
-            batch = to_device(next(micro_batches), self.accelerator.device)
-            groups = self.velocity_loss.groups(batch)
-            for number, group in enumerate(groups):
-                last = micro == micro_count - 1 and number == len(groups) - 1
-                losses = self._backward(batch, group, count, synchronize=last)
-                total += losses.sum()
-                songs += [(batch["file_name"][at], loss) for at, loss in zip(group, losses, strict=True)]
-            frames += int((batch["weight"] > 0).sum()) * batch["clean_latents"].shape[1]
-        # Whoever is told to stop takes the others along, and the main process's clock is everyone's.
-        minutes = self.options.checkpoint_every_minutes
-        late = bool(self.metrics and minutes and time.monotonic() - self.last_save >= 60 * minutes)
-        told = torch.tensor([float(frames), float(stop.received > 0), float(late)], device=total.device)
-        loss, all_frames, stops, saves = self.accelerator.reduce(torch.cat([(total / count)[None], told])).tolist()
-        if self.options.max_grad_norm:
-            norm = self.accelerator.clip_grad_norm_(self.trainable, self.options.max_grad_norm)
-        else:
-            norm = torch.nn.utils.get_total_norm([p.grad for p in self.trainable if p.grad is not None])
-        norm = float(norm)
-        finite = torch.isfinite(torch.tensor([loss, norm])).all().item()
-        learning_rate = self.scheduler.get_last_lr()[0]
-        if finite:
-            self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.scheduler.step()
-        record = {
-            "event": "step",
-            "step": step + 1,
-            "epoch": round((step + 1) / self.steps_per_epoch, 4),
-            "loss": loss,
-            "learning_rate": learning_rate,
-            "grad_norm": norm,
-            "samples": count,
-            "audio_seconds": round(all_frames / FRAMES_PER_SECOND, 2),
-            "finite": finite,
-        }
-        bad_songs = [] if finite else [(name, loss.item()) for name, loss in songs]
-        return record, bad_songs, {"stop": stops > 0, "save": saves > 0}
+    @contextmanager
+    def _without_adapter(self) -> Iterator[None]:
+        """The model's own output. PiSSA moves a part of its weights into the adapter, which is whole at the start."""
+        if self.start is not None:
+            yield
+            return
+        self.unwrapped.disable_adapters()
+        try:
+            yield
+        finally:
+            self.unwrapped.enable_adapters()
 
-    def _backward(self, batch: dict, group: list[int], count: int, synchronize: bool) -> torch.Tensor:
-        """Add the gradient of one group; returns its losses, those of samples that only fill up being 0."""
-        context = nullcontext() if synchronize else self.accelerator.no_sync(self.transformer)
-        with context:
-            losses = self.velocity_loss(batch, group)
-            losses = torch.where(batch["weight"][group] > 0, losses, torch.zeros_like(losses))
-            # processes average their gradients: times their number, the sum over all samples is left
-            self.accelerator.backward(losses.sum() * self.accelerator.num_processes / count)
-        return losses.detach()
+    def _measure(self, rows: EncodedRows, draws: int, what: str) -> dict[str, Any]:
+        self.transformer.eval()
+        result = evaluate_loss(
+            self.plain_loss,
+            rows,
+            self.accelerator,
+            seed=self.options.seed,
+            draws=draws,
+            crop_frames=self.loader.dataset.crop_frames,
+            what=what,
+        )
+        self.transformer.train()
+        return result
+
+    def _tell(self, event: str, step: int, result: dict[str, Any]) -> None:
+        if self.metrics:
+            self.metrics.write({"event": event, "step": step, **result})
+        numbers = {f"{event}/loss": result["loss"]}
+        numbers |= {f"{event}/loss at t {t:.3f}": loss for t, loss in result["by_timestep"]}
+        if "ema_loss" in result:
+            numbers[f"{event}/ema_loss"] = result["ema_loss"]
+        self.accelerator.log(numbers, step=step)
 
     def _report(self, record: dict[str, Any]) -> None:
         step = record["step"]
@@ -275,7 +328,7 @@ class Trainer:
         self.accelerator.log({f"train/{key}": record[key] for key in numbers}, step=step)
 
     def _stop_if_bad(self, record: dict[str, Any], songs: list[tuple[str, float]]) -> None:
-        if record["finite"]:
+        if record["finite"] or record.get("rescaled"):
             return
         from accelerate.utils import gather_object
 
@@ -293,3 +346,40 @@ class Trainer:
     def _is_due(self, done: int) -> bool:
         every = (self.options.save_every_n_epochs * self.steps_per_epoch, self.options.checkpointing_steps)
         return any(steps and done % steps == 0 for steps in every)
+
+    def _is_late(self) -> bool:
+        minutes = self.options.checkpoint_every_minutes
+        return bool(self.metrics and minutes and time.monotonic() - self.last_save >= 60 * minutes)
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, options: TrainOptions, steps: int) -> Any:
+    """The learning rate's schedule of `diffusers.optimization` over `steps` steps.
+
+    Raises:
+        UserError: for `--lr_step_rules` that it cannot read.
+    """
+    from diffusers.optimization import get_scheduler
+
+    try:
+        return get_scheduler(
+            options.lr_scheduler,
+            # a function of the step alone, for which any optimizer with these groups will do
+            optimizer=optimizer,
+            step_rules=options.lr_step_rules,
+            num_warmup_steps=options.warmup_steps(steps),
+            num_training_steps=steps,
+            num_cycles=options.lr_num_cycles,
+            power=options.lr_power,
+        )
+    except ValueError as error:
+        if options.lr_step_rules is None:
+            raise
+        raise UserError(
+            f"--lr_step_rules {options.lr_step_rules}: expected factors and the steps they hold until, such as "
+            f"'1:100,0.1:500,0.01' ({error})."
+        ) from None

@@ -57,3 +57,24 @@ def _placed(value: torch.Tensor, key: str, parameter: nn.Parameter) -> torch.Ten
         return int(value) if float(value).is_integer() else float(value)
     # torch keeps the count of steps on the CPU for its ordinary implementation
     return value.clone() if key == "step" else value.to(parameter.device)
+
+
+def group_settings(optimizer: torch.optim.Optimizer) -> list[dict[str, float]]:
+    """Numbers that an optimizer keeps in its groups and changes as it goes, such as Prodigy's `d`.
+
+    The learning rate is left out: it is a function of the step.
+    """
+    return [
+        {
+            key: float(value)
+            for key, value in group.items()
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and key not in ("lr", "initial_lr")
+        }
+        for group in optimizer.param_groups
+    ]
+
+
+def restore_group_settings(settings: list[dict[str, float]], optimizer: torch.optim.Optimizer) -> None:
+    """Put back what `group_settings` returned, each number as the kind that it is there."""
+    for group, saved in zip(optimizer.param_groups, settings, strict=True):
+        group.update({key: type(group[key])(value) for key, value in saved.items() if key in group})

@@ -1,9 +1,12 @@
 """The optimizers that a run may choose."""
 
+import io
+from contextlib import redirect_stdout
 from typing import Any
 
 import torch
 
+from acestep.errors import UserError
 from acestep.train.optimizer_state import Named
 from acestep.train.options import TrainOptions
 
@@ -13,12 +16,15 @@ def make_optimizer(named: Named, options: TrainOptions) -> torch.optim.Optimizer
 
     8-bit AdamW keeps its two moments in 8 bits (blocks of weights with fewer than 4096 entries stay in 32, the
     library's own rule); paged, they may leave the GPU's memory when it is short. Adafactor runs at the given learning
-    rate, without its own schedule.
+    rate, without its own schedule. Prodigy finds the learning rate, which the given one multiplies.
+
+    Raises:
+        UserError: for prodigy when its package is missing.
     """
     groups = _groups(named, options)
     betas = (options.adam_beta1, options.adam_beta2)
     adam: dict[str, Any] = {
-        "lr": options.learning_rate,
+        "lr": options.peak_learning_rate,
         "betas": betas,
         "eps": options.adam_epsilon,
         "weight_decay": options.adam_weight_decay,
@@ -30,12 +36,14 @@ def make_optimizer(named: Named, options: TrainOptions) -> torch.optim.Optimizer
 
         return Adafactor(
             groups,
-            lr=options.learning_rate,
+            lr=options.peak_learning_rate,
             weight_decay=options.adam_weight_decay,
             relative_step=False,
             scale_parameter=False,
             warmup_init=False,
         )
+    if options.optimizer == "prodigy":
+        return _prodigy(groups, adam)
     import bitsandbytes
 
     optimizer = bitsandbytes.optim.AdamW8bit if options.optimizer == "adamw8bit" else bitsandbytes.optim.PagedAdamW8bit
@@ -50,5 +58,17 @@ def _groups(named: Named, options: TrainOptions) -> list[dict[str, Any]]:
     matrices_b = [parameter for name, parameter in named if ".lora_B." in name]
     return [
         {"params": others},
-        {"params": matrices_b, "lr": options.learning_rate * options.loraplus_lr_ratio},
+        {"params": matrices_b, "lr": options.peak_learning_rate * options.loraplus_lr_ratio},
     ]
+
+
+def _prodigy(groups: list[dict[str, Any]], adam: dict[str, Any]) -> torch.optim.Optimizer:
+    """Prodigy (Mishchenko & Defazio, 2024) as diffusers' example scripts set it up."""
+    try:
+        from prodigyopt import Prodigy
+    except ImportError:
+        raise UserError(
+            "--optimizer prodigy: the package prodigyopt is not installed; run `pip install prodigyopt`."
+        ) from None
+    with redirect_stdout(io.StringIO()):  # it prints what kind of weight decay it was told to use
+        return Prodigy(groups, **adam, decouple=True, use_bias_correction=True, safeguard_warmup=True)

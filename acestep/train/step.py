@@ -1,10 +1,14 @@
 """One micro-batch through the model: what is fed, and each song's loss."""
 
+import hashlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import nn
 
 from acestep.models.conditioning import context_latents
-from acestep.train.batches import equal_conditions
+from acestep.train.batches import equal_lengths
 from acestep.train.flow_matching import flow_matching_loss, interpolate, loss_weight
 
 
@@ -15,6 +19,10 @@ class VelocityLoss:
         transformer: as prepared by accelerate.
         silence_latent: `[1, 15000, C]`, null_condition `[1, 1, D]`: of the model, on the device that computes.
         weighting, snr_gamma: see `loss_weight`.
+        masks: whether the transformer's attention masks padding; without, only equal lengths go together.
+        dropout_seed: of a run whose adapter has dropout; each sample then goes through the model alone, with random
+            numbers of its own, so that the layout of batches changes nothing.
+        autocast: entered around the transformer; accelerate's own is in the transformer already.
     """
 
     def __init__(
@@ -24,18 +32,36 @@ class VelocityLoss:
         null_condition: torch.Tensor,
         weighting: str = "none",
         snr_gamma: float = 5.0,
+        *,
+        masks: bool = False,
+        dropout_seed: int | None = None,
+        autocast: Callable[[], AbstractContextManager] = nullcontext,
     ):
         self.transformer = transformer
         self.silence_latent, self.null_condition = silence_latent.float(), null_condition.float()
         self.weighting, self.snr_gamma = weighting, snr_gamma
+        self.masks, self.dropout_seed, self.autocast = masks, dropout_seed, autocast
+
+    def unweighted(self, transformer: nn.Module) -> "VelocityLoss":
+        """The same for evaluation: another handle of the transformer, no weighting, no dropout."""
+        return VelocityLoss(
+            transformer, self.silence_latent, self.null_condition, masks=self.masks, autocast=self.autocast
+        )
 
     def groups(self, batch: dict) -> list[list[int]]:
-        """Positions that go through the model together. Conditions differ in length and are never padded."""
-        return equal_conditions(batch)
+        """Positions that go through the model together."""
+        if self.dropout_seed is not None:
+            return [[position] for position in range(len(batch["frames"]))]
+        return [list(range(len(batch["frames"])))] if self.masks else equal_lengths(batch)
 
     def __call__(self, batch: dict, group: list[int]) -> torch.Tensor:
         """Losses of the samples of one group, `[len(group)]` float32, weighted by timestep."""
-        clean, noise, timestep = (batch[key][group] for key in ("clean_latents", "noise", "timestep"))
+        clean, noise, timestep, frames = (batch[key][group] for key in ("clean_latents", "noise", "timestep", "frames"))
+        if not self.masks:
+            length = int(frames[0])
+            clean, noise = clean[:, :length], noise[:, :length]
+        if self.dropout_seed is not None:
+            _seed_dropout(self.dropout_seed, batch["epoch"][group[0]], batch["id"][group[0]])
         conditions = [
             # the null condition stands in for every token, as guidance has it at inference
             self.null_condition[0].expand_as(batch["encoder_hidden_states"][position])
@@ -43,13 +69,26 @@ class VelocityLoss:
             else batch["encoder_hidden_states"][position]
             for position in group
         ]
-        context = context_latents(self.silence_latent, clean.shape[1]).expand(len(group), -1, -1)
-        velocity = self.transformer(
-            hidden_states=interpolate(clean, noise, timestep),
-            timestep=timestep,
-            timestep_r=timestep,
-            encoder_hidden_states=torch.stack(conditions),
-            context_latents=context,
-            return_dict=False,
-        )[0]
-        return flow_matching_loss(velocity, noise, clean) * loss_weight(timestep, self.weighting, self.snr_gamma)
+        velocity = self._velocity(interpolate(clean, noise, timestep), timestep, conditions, frames)
+        loss = flow_matching_loss(velocity, noise, clean, frames)
+        return loss * loss_weight(timestep, self.weighting, self.snr_gamma)
+
+    def _velocity(
+        self, noisy: torch.Tensor, timestep: torch.Tensor, conditions: list[torch.Tensor], frames: torch.Tensor
+    ) -> torch.Tensor:
+        context = context_latents(self.silence_latent, noisy.shape[1]).expand(noisy.shape[0], -1, -1)
+        with self.autocast():
+            return self.transformer(
+                hidden_states=noisy,
+                timestep=timestep,
+                timestep_r=timestep,
+                encoder_hidden_states=torch.stack(conditions),
+                context_latents=context,
+                return_dict=False,
+            )[0]
+
+
+def _seed_dropout(seed: int, epoch: int, sample: str) -> None:
+    """Seed torch's own generators, which dropout draws from, by what the sample's other draws are keyed by."""
+    digest = hashlib.sha256(f"{seed}/{epoch}/{sample}/dropout".encode()).digest()
+    torch.manual_seed(int.from_bytes(digest[:8], "little"))

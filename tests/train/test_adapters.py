@@ -12,7 +12,13 @@ from acestep.models.generation import Generator
 from acestep.models.quantization import quantize
 from acestep.options import parse_options
 from acestep.train.adapter import add_adapter, save_lora
-from acestep.train.optimizer_state import restore_training_tensors, trainable, training_tensors
+from acestep.train.optimizer_state import (
+    group_settings,
+    restore_group_settings,
+    restore_training_tensors,
+    trainable,
+    training_tensors,
+)
 from acestep.train.optimizers import make_optimizer
 from acestep.train.options import ADAPTERS, OPTIMIZERS, TrainOptions
 from tests.train.encoded import CHANNELS
@@ -93,10 +99,12 @@ def test_every_optimizer_learns_and_goes_on_from_its_saved_state(name):
     kept = {key: value.clone() for key, value in training_tensors(trainable(model), optimizer).items()}
     if "8bit" in name:
         assert any(value.dtype == torch.uint8 for value in kept.values())
+    settings = json.loads(json.dumps(group_settings(optimizer)))  # as a checkpoint keeps them
     undisturbed = steps(model, optimizer, 4, first=6)
     again, resumed = fresh()
     steps(again, resumed, 1)  # another state, to be replaced
     restore_training_tensors(kept, trainable(again), resumed)
+    restore_group_settings(settings, resumed)
     assert steps(again, resumed, 4, first=6) == undisturbed
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
 

@@ -1,28 +1,36 @@
 from collections import Counter
 
+import numpy as np
 import pytest
 
+from acestep.dataset.opening import open_dataset
 from acestep.errors import UserError
 from acestep.train.batches import (
     MicroBatches,
     StepLayout,
     TrainingSamples,
-    check_lengths,
     collate,
     crop,
     crop_frames_of,
+    epoch_order,
     prompt_kind,
+    trained_lengths,
 )
 from acestep.train.draws import Draws
-from acestep.train.run import open_dataset
+
+
+def lengths_of(rows: int) -> list[int]:
+    """Frames of so many rows, all of them different."""
+    return [40 + 7 * (number * 5 % rows) for number in range(rows)]
 
 
 def steps_of(layout: StepLayout, rows: int, steps: int, first_step: int = 0) -> list[Counter]:
     """What counts in each step over all processes."""
+    lengths = lengths_of(rows)
     found = [Counter() for _ in range(steps - first_step)]
     for process in range(layout.processes):
-        batches = list(MicroBatches(rows, layout, process, seed=3, steps=steps, first_step=first_step))
-        sampler = MicroBatches(rows, layout, process, seed=3, steps=steps, first_step=first_step)
+        sampler = MicroBatches(lengths, layout, process, seed=3, steps=steps, first_step=first_step)
+        batches = list(sampler)
         assert len(batches) == len(sampler)
         remaining = iter(batches)
         for step in range(first_step, steps):
@@ -52,9 +60,9 @@ def test_an_epoch_holds_each_row_once_although_its_last_step_is_short():
 
 def test_a_short_step_costs_no_more_than_its_samples():
     """Seven rows at accumulation 64 are seven samples a step, not sixty-four."""
-    assert len(list(MicroBatches(7, StepLayout(1, 64), 0, seed=0, steps=3))) == 21
+    assert len(list(MicroBatches([50] * 7, StepLayout(1, 64), 0, seed=0, steps=3))) == 21
     for process in range(2):  # both processes go in step; the second one fills up once
-        batches = list(MicroBatches(7, StepLayout(1, 8, 2), process, seed=0, steps=1))
+        batches = list(MicroBatches([50] * 7, StepLayout(1, 8, 2), process, seed=0, steps=1))
         assert [batch[0].weight for batch in batches] == [1, 1, 1, 0 if process else 1]
 
 
@@ -63,14 +71,38 @@ def test_a_run_that_goes_on_sees_what_it_would_have_seen():
     assert steps_of(layout, rows=10, steps=9)[4:] == steps_of(layout, rows=10, steps=9, first_step=4)
 
 
-def test_songs_that_would_need_padding_are_refused_with_the_way_out(encoded):
-    rows, _ = open_dataset(str(encoded.dataset))
-    check_lengths(rows, batch_size=1, crop_frames=0)
-    check_lengths(rows, batch_size=4, crop_frames=40)
-    with pytest.raises(UserError, match=r"song1.wav has 41 frames, song2.wav 75.*--crop_seconds 1\.6 or less"):
-        check_lengths(rows, batch_size=4, crop_frames=0)
-    with pytest.raises(UserError, match="padding would change"):
-        check_lengths(rows, batch_size=2, crop_frames=50)
+def test_the_first_step_of_a_run_takes_the_longest_songs_and_every_epoch_all_of_them():
+    lengths = lengths_of(23)
+    for grouped in (False, True):
+        first, second = (epoch_order(0, epoch, lengths, 4, grouped) for epoch in (0, 1))
+        assert sorted(lengths[index] for index in first[:4]) == sorted(lengths)[-4:]
+        assert sorted(first) == sorted(second) == list(range(23))
+        assert first != second
+    same = [50] * 23  # crops: nothing is moved
+    assert epoch_order(0, 0, same, 4) == epoch_order(0, 0, same, 1)
+
+
+def test_grouping_by_length_needs_less_padding_and_keeps_the_short_step_last():
+    random = np.random.default_rng(0)
+    lengths = random.integers(100, 7500, size=203).tolist()
+
+    def padding(grouped: bool) -> int:
+        order = epoch_order(0, 3, lengths, 4, grouped)
+        steps = [[lengths[index] for index in order[at : at + 4]] for at in range(0, len(order), 4)]
+        assert len(steps[-1]) == 3
+        return sum(max(step) * len(step) - sum(step) for step in steps)
+
+    assert padding(True) < padding(False) / 4
+    assert epoch_order(0, 3, lengths, 4, True) != epoch_order(0, 4, lengths, 4, True)
+
+
+def test_processes_pad_each_micro_batch_to_one_length():
+    layout, lengths = StepLayout(2, 2, 2), lengths_of(13)
+    batches = [list(MicroBatches(lengths, layout, process, seed=0, steps=4)) for process in range(2)]
+    for mine, others in zip(*batches, strict=True):
+        padded = {place.padded for place in mine + others}
+        assert padded == {max(lengths[place.index] for place in mine + others)}
+        assert len(mine) == len(others)
 
 
 def test_crops_are_even_within_the_song_and_differ_by_epoch():
@@ -113,7 +145,7 @@ def test_a_sample_is_the_same_in_every_batch_and_workers_change_nothing(encoded)
         found = {}
         loader = DataLoader(
             samples,
-            batch_sampler=MicroBatches(len(rows), layout, 0, seed=5, steps=20 // layout.samples),
+            batch_sampler=MicroBatches(trained_lengths(rows, 40), layout, 0, seed=5, steps=20 // layout.samples),
             num_workers=workers,
             collate_fn=collate,
         )

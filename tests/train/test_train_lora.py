@@ -8,9 +8,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from acestep.dataset.opening import open_dataset
 from acestep.models.checkpoint import Checkpoint
 from acestep.train.adapter import add_adapter, save_lora
-from acestep.train.run import open_dataset
 from tests.train.encoded import CHANNELS, make_dataset, make_model
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
@@ -80,7 +80,6 @@ def test_another_model_is_refused_with_both_names(encoded, tmp_path, run_script)
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--train_batch_size", 2), "--crop_seconds"),
         (("--rank", 0), "--rank is 0"),
         (("--target_modules", "to_x"), "--target_modules to_x"),
         (("--report_to", "tensorbored"), "--report_to tensorbored"),
