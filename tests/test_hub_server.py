@@ -89,7 +89,7 @@ print(json.dumps({
     "branches": [b.name for b in api.list_repo_refs("user/songs", repo_type="dataset").branches],
 }))
 """
-    monkeypatch.setattr("tests.hub_server.PAGE_SIZE", 2)
+    monkeypatch.setattr("tests.hub_routes.PAGE_SIZE", 2)
     with HubServer() as hub:
         first = hub.add_repo("user/songs", {"a/b/c.txt": b"c", "x.wav": b"sound"}, repo_type="dataset")
         last = hub.add_commit("user/songs", {"a/d.txt": b"d"}, repo_type="dataset")

@@ -69,7 +69,7 @@ def pushed(hub, place, model):
     hub.fail_next("/commit/", status=500, times=10, method="POST")
     refused = prepare(hub, place, model, "--license", "cc-by-4.0", "--private", "--include_audio", check=False)
     sent = [request.path for request in hub.requests if request.method == "PUT"]
-    hub._faults.clear()
+    hub.faults.clear()
     hub.cut_next("/commit/", method="POST")  # the commit is made, the answer lost
     again = prepare(hub, place, model, "--license", "cc-by-4.0", "--private", "--include_audio", "--overwrite")
     sent_again = [request.path for request in hub.requests if request.method == "PUT"][len(sent) :]
