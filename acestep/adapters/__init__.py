@@ -1,0 +1,1 @@
+"""After training: adapters read from every layout, converted, merged, fused and written so that others load them."""
