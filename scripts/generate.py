@@ -4,11 +4,16 @@
         --prompt "dream pop, female voice" --lyrics_file words.txt --language en --duration 120 --output song.flac
     python scripts/generate.py --pretrained_model_name_or_path acestep-turbo --lora a --lora_scale 0.8 --compare \\
         --prompt "lo-fi piano" --output song.wav
+    python scripts/generate.py --pretrained_model_name_or_path acestep-turbo --lora a --prompts prompts.yaml \\
+        --lora_scale_sweep 0 0.5 1 1.5 --output_dir heard
+    python scripts/generate.py --pretrained_model_name_or_path acestep-base --prompt "the chorus, with strings" \\
+        --task repaint --source_audio song.flac --repaint_start 30 --repaint_end 45 --output repainted.flac
 
 Steps, shift and guidance default to what the variant was made for. --compare writes a second file, `song.base.wav`,
-with the same seed and without the LoRAs.
+with the same seed and without the LoRAs. docs/generation.md says more.
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,129 +21,133 @@ from pathlib import Path
 from acestep.errors import UserError, run_script
 from acestep.options import option, parse_options, required
 
+OUTPUT, FORMATS = "music.wav", ("wav", "flac", "mp3")
+# What a file of prompts may say for each prompt, and these options for all.
+REQUESTED = (
+    *("prompt", "lyrics", "lyrics_file", "language", "bpm", "keyscale", "timesignature", "duration", "seed"),
+    *("num_inference_steps", "shift", "guidance_scale", "reference_audio", "task", "source_audio"),
+    *("repaint_start", "repaint_end", "cover_strength"),
+)
+
 
 @dataclass
 class GenerateOptions:
     pretrained_model_name_or_path: str = required("folder or Hub id of the model")
-    prompt: str = required("what the music is like")
-    output: str = option("music.wav", "file to write, .wav or .flac")
-    lyrics: str = option("[Instrumental]", "words with structure tags such as [Verse 1]")
+    prompt: str | None = option(None, "what the music is like")
+    prompts: str | None = option(None, "YAML or JSONL file of prompts (docs/generation.md), for --output_dir")
+    output: str | None = option(None, "file to write: .wav, .flac or .mp3; default music.wav")
+    output_dir: str | None = option(None, "folder for the music of --prompts, with a page of players, index.html")
+    format: str = option("flac", "of the files in --output_dir", FORMATS)
+    skip_existing: bool = option(False, "go on with an --output_dir: keep what was made with the same settings")
+    overwrite: bool = option(False, "replace files in --output_dir")
+    lyrics: str | None = option(None, "words with structure tags such as [Verse 1]; default [Instrumental]")
     lyrics_file: str | None = option(None, "text file with the lyrics, in place of --lyrics")
-    language: str = option("unknown", "language code of the lyrics, such as en or ja")
+    language: str | None = option(None, "language of the lyrics, such as en or ja; default unknown")
     bpm: str | None = option(None, "tempo in beats a minute")
     keyscale: str | None = option(None, "key, such as 'F# minor'")
     timesignature: str | None = option(None, "beats a bar: 2, 3, 4 or 6")
-    duration: float = option(60.0, "seconds of music, at most 600")
+    duration: float | None = option(None, "seconds of music, at most 600; default 60")
     seed: int = option(0, "of the noise; the same seed gives the same music on one machine")
+    num_outputs: int = option(1, "pieces of each prompt, with seeds that follow one another")
     num_inference_steps: int | None = option(None, "Euler steps; default 50, for turbo 8")
     shift: float | None = option(None, "of the timesteps; default 1, for turbo 3")
     guidance_scale: float | None = option(None, "guidance; default 7, turbo has none")
+    reference_audio: str | None = option(None, "recording whose timbre is taken")
+    task: str | None = option(None, "repaint or cover a --source_audio", ["text2music", "repaint", "cover"])
+    source_audio: str | None = option(None, "recording that is repainted or covered")
+    repaint_start: float | None = option(None, "second of the source from which it is made anew; default 0")
+    repaint_end: float | None = option(None, "second of the source up to which it is made anew; default its end")
+    cover_strength: float | None = option(None, "1 follows the source all the way, 0 the texts alone; default 1")
     lora: list[str] = option([], "LoRAs: folders, files or Hub ids")
     lora_scale: list[float] = option([], "strength of each LoRA; one value holds for all; default 1")
+    lora_scale_sweep: list[float] = option([], "factors of --lora_scale, each played at the same seed, with a page")
     compare: bool = option(False, "also write the same seed without the LoRAs, as NAME.base.wav")
     variant: str | None = option(None, "which model of an original bundle, such as base, sft, turbo or xl-base")
     bundle: str | None = option(None, "folder or Hub id with VAE and text encoder, where the model is one variant only")
     revision: str | None = option(None, "branch, tag or commit of a Hub model")
     device: str | None = option(None, "such as cuda or cpu; default: a GPU if there is one")
     dtype: str | None = option(None, "default: bfloat16 on a GPU, float32 on a CPU", ["bfloat16", "float32"])
+    quantization: str = option("none", "of the transformer by bitsandbytes", ["none", "int8", "nf4"])
+    cpu_offload: bool = option(False, "keep each part of the model in main memory until it is its turn on the GPU")
 
 
 def check(options: GenerateOptions) -> list[float]:
-    """A scale for each LoRA; raises UserError for what cannot be generated."""
-    if not 0 < options.duration <= 600:
-        raise UserError(f"--duration is {options.duration}; expected more than 0 and at most 600 seconds.")
-    if options.num_inference_steps is not None and options.num_inference_steps < 1:
-        raise UserError(f"--num_inference_steps is {options.num_inference_steps}; expected at least 1.")
-    if options.shift is not None and not 0 < options.shift < math.inf:
-        raise UserError(f"--shift is {options.shift}; expected more than 0.")
-    if options.guidance_scale is not None and not 1 <= options.guidance_scale < math.inf:
-        raise UserError(f"--guidance_scale is {options.guidance_scale}; expected at least 1, which is no guidance.")
-    if not 0 <= options.seed < 2**63:
-        raise UserError(f"--seed is {options.seed}; expected at least 0 and less than 2^63.")
-    if options.lora_scale and not options.lora:
-        raise UserError("--lora_scale needs a --lora.")
-    if options.compare and not options.lora:
-        raise UserError("--compare needs a --lora to compare with.")
+    """A scale for each LoRA; raises UserError for options that do not go together."""
+    one, batch = ("prompt", "output"), ("prompts", "output_dir")
+    if (options.prompt is None) == (options.prompts is None):
+        raise UserError("expected one of --prompt, which goes to --output, and --prompts, which go to --output_dir.")
+    (_, place), (other, foreign) = (one, batch) if options.prompts is None else (batch, one)
+    if getattr(options, foreign):
+        raise UserError(f"--{foreign} goes with --{other}; write to --{place}.")
+    if options.prompts and not options.output_dir:
+        raise UserError("--prompts needs an --output_dir.")
+    for name in ("skip_existing", "overwrite"):
+        if getattr(options, name) and not options.output_dir:
+            raise UserError(f"--{name} is about files in --output_dir, and there is none.")
+    for name in ("lora_scale", "lora_scale_sweep", "compare"):
+        if getattr(options, name) and not options.lora:
+            raise UserError(f"--{name} needs a --lora.")
+    if options.num_outputs < 1:
+        raise UserError(f"--num_outputs is {options.num_outputs}; expected at least 1.")
     scales = options.lora_scale or [1.0]
     scales = scales * len(options.lora) if len(scales) == 1 else scales
     if len(scales) != len(options.lora):
         raise UserError(f"--lora_scale has {len(scales)} values for {len(options.lora)} LoRAs; expected one each.")
-    if not all(math.isfinite(scale) for scale in scales):
-        raise UserError(f"--lora_scale is {options.lora_scale}; expected numbers.")
+    for name in ("lora_scale", "lora_scale_sweep"):
+        if not all(math.isfinite(scale) for scale in getattr(options, name)):
+            raise UserError(f"--{name} is {getattr(options, name)}; expected numbers.")
+    if len(set(options.lora_scale_sweep)) < len(options.lora_scale_sweep):
+        raise UserError(f"--lora_scale_sweep is {options.lora_scale_sweep}; expected different numbers.")
     return scales
 
 
-def read_texts(options: GenerateOptions) -> dict:
-    """What the prompt says, read by the rules that songs are read by: training and generation feed the same strings."""
-    from acestep.songs.fields import parse_field
-    from acestep.songs.lyrics import is_instrumental_mark, parse_lyrics
-    from acestep.songs.song import INSTRUMENTAL
-    from acestep.songs.text_files import read_text
+def read_requests(options: GenerateOptions) -> list:
+    """What is to be played, by the rules that songs are read by: training and generation feed the same strings."""
+    from acestep.prompts import make_request, read_prompts
 
-    fields = {}
-    for name in ("bpm", "keyscale", "timesignature", "language"):
-        try:
-            fields[name] = parse_field(name, getattr(options, name))
-        except UserError as error:
-            raise UserError(f"--{name} {error}") from None
-    source = options.lyrics if options.lyrics_file is None else read_text(Path(options.lyrics_file))
-    lyrics = parse_lyrics(source).text
-    sung = bool(lyrics) and not is_instrumental_mark(lyrics)
-    return {
-        "prompt": options.prompt.strip(),
-        "lyrics": lyrics if sung else INSTRUMENTAL,
-        "vocal_language": fields.pop("language") or "unknown",
-        **fields,
-    }
+    values = {name: getattr(options, name) for name in REQUESTED}
+    if options.prompts is not None:
+        return read_prompts(Path(options.prompts), values)
+    request = make_request(values, "--{}".format)
+    return [dataclasses.replace(request, name=Path(options.output or OUTPUT).stem)]
 
 
 def main() -> None:
     options = parse_options(GenerateOptions, __doc__)
-    scales, texts = check(options), read_texts(options)
+    scales, requests = check(options), read_requests(options)
 
     from acestep.quiet import quiet_libraries
 
     quiet_libraries()
-    import torch
-
+    from acestep.audio_inputs import read_audio
     from acestep.models.checkpoint import Checkpoint
-    from acestep.models.generation import Generator, Sampling, check_audio_name, default_sampling, write_audio
+    from acestep.models.generation import Generator, memory_advice, open_device
+    from acestep.models.generation_run import GenerationRun, Place, plan_takes
 
-    output = Path(options.output)
-    check_audio_name(output)
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {device}: cannot be used: {str(error).splitlines()[0]}") from None
-    dtype = getattr(torch, options.dtype or ("bfloat16" if device.startswith("cuda") else "float32"))
+    folder = Path(options.output_dir) if options.prompts else None
+    place = Place(folder, Path(options.output or OUTPUT), options.format)
+    place.check()
+    device, dtype = open_device(options.device, options.dtype, options.cpu_offload)
     checkpoint = Checkpoint(options.pretrained_model_name_or_path, options.variant, options.bundle, options.revision)
-    default = default_sampling(checkpoint.is_turbo)
-    if checkpoint.is_turbo and options.guidance_scale not in (None, 1.0):
-        raise UserError(
-            f"--guidance_scale {options.guidance_scale:g}: {checkpoint.name} is a turbo model, which has none."
-        )
-    sampling = Sampling(
-        steps=options.num_inference_steps or default.steps,
-        shift=default.shift if options.shift is None else options.shift,
-        guidance=default.guidance if options.guidance_scale is None else options.guidance_scale,
+    run = GenerationRun(
+        checkpoint,
+        requests,
+        plan_takes(scales, options.lora_scale_sweep, options.compare, options.num_outputs),
+        place,
+        {"dtype": str(dtype), "quantization": options.quantization},
+        options.lora,
+        label="--{}".format if folder is None else f'{options.prompts}: "{{}}"'.format,
     )
-    generator = Generator(checkpoint, device, dtype, options.lora, scales)
-    for warning in generator.cut_warnings(audio_duration=options.duration, **texts):
-        print(f"warning: {warning}")
-    wanted = [(output, True)] + ([(output.with_suffix(f".base{output.suffix}"), False)] if options.compare else [])
-    for path, use_adapters in wanted:
-        audio = generator(
-            seed=options.seed,
-            sampling=sampling,
-            use_adapters=use_adapters,
-            audio_duration=options.duration,
-            **texts,
-        )
-        write_audio(path, audio, generator.pipeline.sample_rate)
-        adapters = ", ".join(options.lora) if use_adapters and options.lora else "no LoRA"
-        seconds, rms = audio.shape[-1] / generator.pipeline.sample_rate, audio.square().mean().sqrt()
-        print(f"{path}: {seconds:.1f} s, peak {audio.abs().max():.3f}, RMS {rms:.3f}, seed {options.seed}, {adapters}")
+    if folder is not None:
+        run.keep(options.skip_existing, options.overwrite)
+        print(f"{len(run.left)} of {len(run.jobs)} pieces are to be made")
+    with memory_advice():
+        if run.left:
+            quantization, offload = options.quantization, options.cpu_offload
+            run.play(Generator(checkpoint, device, dtype, options.lora, scales, quantization, offload), read_audio)
+    run.write_page()
+    if run.page:
+        print(f"to listen, open {run.page}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Music from a prompt: the pipeline with adapters on it, at the settings that its variant wants."""
 
 import logging
-import tempfile
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from acestep.errors import UserError
 from acestep.models.adapter_loading import is_other_kind, load_adapter
 from acestep.models.checkpoint import Checkpoint
 from acestep.models.conditioning import MAX_LYRIC_TOKENS, MAX_TEXT_TOKENS, Prompt
+from acestep.models.generation_requests import Sampling
+from acestep.models.quantization import quantize
 from acestep.models.repository import Repository
 from acestep.models.weights import WeightFile, report_keys
 
@@ -20,27 +23,11 @@ logger = logging.getLogger(__name__)
 
 LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
 LORA_METADATA = "lora_adapter_metadata"  # the adapter's configuration in the file's header
-FORMATS = {".wav": ("WAV", "PCM_24"), ".flac": ("FLAC", "PCM_24")}
+PEAK = 10 ** (-1 / 20)  # -1 dBFS, where the pipeline's own post-processing puts the loudest sample
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How the flow is integrated.
-
-    Attributes:
-        steps: Euler steps.
-        shift: of the timesteps, `shift*u / (1 + (shift - 1)*u)`.
-        guidance: scale of adaptive projected guidance; 1 is none, and turbo always has none.
-    """
-
-    steps: int
-    shift: float
-    guidance: float
-
-
-def default_sampling(is_turbo: bool) -> Sampling:
-    """What the model's authors use: turbo 8 steps, shift 3, no guidance; base and sft 50 steps, shift 1, guidance 7."""
-    return Sampling(steps=8, shift=3.0, guidance=1.0) if is_turbo else Sampling(steps=50, shift=1.0, guidance=7.0)
+class NotFinite(UserError):
+    """Generated audio holds NaN or infinity."""
 
 
 class Generator:
@@ -51,6 +38,8 @@ class Generator:
         device, dtype: of the whole pipeline.
         loras: adapters, each a folder or Hub id with `pytorch_lora_weights.safetensors`, or such a file.
         scales: one a LoRA.
+        quantization: of the transformer's blocks, "none", "int8" or "nf4".
+        cpu_offload: keep every component in the CPU's memory and bring it to the device when it is its turn.
 
     Raises:
         UserError: for a LoRA that is not there or does not fit the model.
@@ -63,25 +52,41 @@ class Generator:
         dtype: torch.dtype,
         loras: list[str] | None = None,
         scales: list[float] | None = None,
+        quantization: str = "none",
+        cpu_offload: bool = False,
     ):
         self.checkpoint = checkpoint
-        self.pipeline = checkpoint.pipeline(dtype).to(device)
+        self.pipeline = checkpoint.pipeline(dtype)
         self.pipeline.vae.enable_tiling()  # long songs in bounded memory
+        if quantization != "none":
+            quantize(self.pipeline.transformer, quantization, dtype, torch.device(device))
         self.adapters = [f"lora{number}" for number in range(len(loras or []))]
-        self.scales = list(scales or [1.0] * len(self.adapters))
         for name, lora in zip(self.adapters, loras or [], strict=True):
             _load_lora(self.pipeline, lora, name)
-        if self.adapters:
-            self._activate()
+        self.pipeline.transformer.eval()  # new layers begin in training mode, with their dropout
+        if cpu_offload:
+            self.pipeline.enable_model_cpu_offload(device=device)
+        else:
+            self.pipeline.to(device)
+        self.scales: list[float] = []
+        self.set_scales(scales or [1.0] * len(self.adapters))
 
-    def _activate(self) -> None:
+    def set_scales(self, scales: list[float]) -> None:
+        """Play the adapters at these strengths from now on.
+
+        Raises:
+            UserError: for an OFT adapter, a rotation, which has no strength to scale.
+        """
+        self.scales = list(scales)
+        if not self.adapters:
+            return
         kinds = {name: self.pipeline.transformer.peft_config[name].peft_type.value for name in self.adapters}
         if "OFT" not in kinds.values():
             self.pipeline.set_adapters(self.adapters, self.scales)
         elif self.scales == [1.0]:
             self.pipeline.transformer.set_adapter(self.adapters[0])
-        else:  # a rotation has no strength to scale, and PEFT cannot put another adapter beside it
-            raise UserError("--lora_scale: an OFT adapter plays alone and at 1 only.")
+        else:  # PEFT cannot put another adapter beside it either
+            raise UserError("--lora_scale: an OFT adapter plays alone and at 1 only: a rotation has no strength.")
 
     def __call__(
         self,
@@ -96,35 +101,47 @@ class Generator:
         """One piece of music.
 
         Args:
-            seed: of the noise, drawn on the CPU so that every device gets the same.
+            seed: of the noise, drawn in float32 on the CPU so that every device and dtype gets the same.
             use_adapters: False plays the model alone.
-            pipeline_options: `vocal_language`, `audio_duration`, `bpm`, `keyscale`, `timesignature`.
+            pipeline_options: `vocal_language`, `audio_duration`, `bpm`, `keyscale`, `timesignature`, and for the other
+                tasks `task_type`, `src_audio`, `reference_audio`, `audio_cover_strength`.
 
         Returns:
             `[2, samples]` float32 at 48 kHz on the CPU, peak at -1 dBFS (the pipeline's own normalisation).
         """
+        latents = self.latents(prompt, lyrics, seed, sampling, use_adapters=use_adapters, **pipeline_options)
+        return normalised(self.decode(latents))
+
+    def latents(
+        self,
+        prompt: str,
+        lyrics: str,
+        seed: int,
+        sampling: Sampling,
+        *,
+        use_adapters: bool = True,
+        **pipeline_options: Any,
+    ) -> torch.Tensor:
+        """What is decoded to one piece of music, `[1, frames, channels]`; arguments as for calling."""
         if self.adapters:
             toggle = self.pipeline.enable_lora if use_adapters else self.pipeline.disable_lora
             toggle()
-        audio = self.pipeline(
-            prompt=prompt,
-            lyrics=lyrics,
-            num_inference_steps=sampling.steps,
-            shift=sampling.shift,
-            guidance_scale=sampling.guidance,
-            generator=torch.Generator("cpu").manual_seed(seed),
-            **pipeline_options,
-        ).audios[0]
-        if not torch.isfinite(audio).all():
-            raise UserError("the generated audio is not finite; try --dtype float32, or a lower --lora_scale.")
-        return audio.float().cpu()
+        return sample_latents(self.pipeline, seed, sampling, prompt=prompt, lyrics=lyrics, **pipeline_options)
 
-    def cut_warnings(
-        self, prompt: str, lyrics: str, vocal_language: str, audio_duration: float, **tags: Any
-    ) -> list[str]:
-        """What of the texts the model will not read, one line each; arguments as the pipeline takes them."""
-        tags = {name: value for name, value in tags.items() if value is not None}
-        texts = Prompt(prompt, lyrics, vocal_language, audio_duration, **tags)
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """`[2, samples]` float32 on the CPU, as loud as the latents say."""
+        audio = decode_latents(self.pipeline.vae, latents)
+        self.pipeline.maybe_free_model_hooks()
+        return audio
+
+    @torch.no_grad()
+    def encode(self, audio: torch.Tensor) -> torch.Tensor:
+        """`[1, frames, channels]`, the mean of what the VAE makes of `[2, samples]`, whole frames of them."""
+        vae, device = self.pipeline.vae, self.pipeline._execution_device
+        return vae.encode(audio[None].to(device, vae.dtype)).latent_dist.mode().transpose(1, 2)
+
+    def cut_warnings(self, texts: Prompt) -> list[str]:
+        """What of the texts the model will not read, one line each."""
         limits = (("prompt has", MAX_TEXT_TOKENS), ("lyrics have", MAX_LYRIC_TOKENS))
         return [
             f"the {what} {count} tokens, the model reads {limit}; the rest is cut off."
@@ -133,37 +150,93 @@ class Generator:
         ]
 
 
-def write_audio(path: Path, audio: torch.Tensor, sample_rate: int) -> None:
-    """Write `[channels, samples]` as 24-bit WAV or FLAC, by the file's ending.
+def open_device(device: str | None, dtype: str | None, cpu_offload: bool = False) -> tuple[str, torch.dtype]:
+    """The device and dtype to play with: by default a GPU where there is one, and bfloat16 on it.
 
     Raises:
-        UserError: for another ending.
+        UserError: for a device that cannot be used.
     """
-    import soundfile
-
-    check_audio_name(path)
-    container, subtype = FORMATS[path.suffix.lower()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    written = path.with_name(f".{path.name}")
-    soundfile.write(written, audio.T.numpy(), sample_rate, format=container, subtype=subtype)
-    written.replace(path)  # so that an interruption leaves no half a file
-
-
-def check_audio_name(path: Path) -> None:
-    """Raise UserError for a name that cannot be written; called before the long work."""
-    if path.suffix.lower() not in FORMATS:
-        raise UserError(f"--output {path}: ends with {path.suffix or 'nothing'!r}; expected .wav or .flac.")
-    if path.is_dir():
-        raise UserError(f"--output {path}: is a folder; expected the name of a file in it.")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        raise UserError(f"--output {path}: {path.parent} cannot be written to ({error.strerror}).") from None
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {device}: cannot be used: {str(error).splitlines()[0]}") from None
+    if cpu_offload and device == "cpu":
+        raise UserError("--cpu_offload: the device is the CPU, where everything is already. It is for a GPU.")
+    return device, getattr(torch, dtype or ("bfloat16" if device.startswith("cuda") else "float32"))
+
+
+@contextmanager
+def memory_advice() -> Iterator[None]:
+    """Turns a device's lack of memory into advice."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            "there is not enough memory on the device. Try --cpu_offload, --quantization nf4, or a shorter --duration."
+        ) from error
+
+
+def sample_latents(pipeline: Any, seed: int, sampling: Sampling, **pipeline_options: Any) -> torch.Tensor:
+    """Integrate the flow with an `AceStepPipeline`, or one that has its conditions already.
+
+    The noise is drawn here: diffusers 0.42 computes its length by way of seconds, which at every sixteenth length (112
+    frames, say) comes out one frame too long and ends in an error.
+
+    Args:
+        pipeline_options: what the pipeline is called with; `src_audio` decides the length where it is given.
+
+    Returns:
+        `[1, frames, channels]` on the transformer's device.
+    """
+    source, rate = pipeline_options.get("src_audio"), pipeline.latents_per_second
+    seconds = pipeline_options["audio_duration"] if source is None else source.shape[-1] / pipeline.sample_rate
+    # a source is padded to whole frames, so that only rounding is to be undone
+    frames = math.ceil(seconds * rate) if source is None else round(seconds * rate)
+    channels = pipeline.transformer.config.audio_acoustic_hidden_dim
+    noise = torch.randn((1, frames, channels), generator=torch.Generator("cpu").manual_seed(seed))
+    with _seeded(seed, pipeline._execution_device):
+        return pipeline(
+            latents=noise,
+            num_inference_steps=sampling.steps,
+            shift=sampling.shift,
+            guidance_scale=sampling.guidance,
+            output_type="latent",
+            **pipeline_options,
+        ).audios
+
+
+@torch.no_grad()
+def decode_latents(vae: nn.Module, latents: torch.Tensor) -> torch.Tensor:
+    """Audio of `[1, frames, channels]`: `[2, samples]` float32 on the CPU.
+
+    Raises:
+        NotFinite: when there is nothing to hear.
+    """
+    audio = vae.decode(latents.transpose(1, 2).to(vae.dtype)).sample[0].float().cpu()
+    if not torch.isfinite(audio).all():
+        raise NotFinite("the generated audio is not finite; try --dtype float32, or a lower --lora_scale.")
+    return audio
+
+
+def normalised(audio: torch.Tensor) -> torch.Tensor:
+    """Audio with its peak at -1 dBFS, as `AceStepPipeline` returns it: first clipped by scaling, then scaled."""
+    peak = audio.abs().max()
+    if peak > 1:
+        audio = audio / peak
+    return audio * (PEAK / audio.abs().max().clamp(min=1e-6))
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Torch's own random state, from which the pipeline draws latents of recordings, is the seed's and comes back."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def _load_lora(pipeline: Any, lora: str, name: str) -> None:
-    file = _lora_file(lora)
+    file = lora_file(lora)
     source = WeightFile(file.parent, file.stem)
     if is_other_kind(list(source)):
         load_adapter(pipeline.transformer, file, name)
@@ -185,7 +258,7 @@ def _load_lora(pipeline: Any, lora: str, name: str) -> None:
         raise UserError(f"--lora {lora}: holds no weights for the transformer.")
 
 
-def _lora_file(lora: str) -> Path:
+def lora_file(lora: str) -> Path:
     """The LoRA's file, downloaded where it is on the Hub."""
     path = Path(lora).expanduser()
     if path.is_file():
@@ -204,11 +277,12 @@ def _lora_file(lora: str) -> Path:
 
 def _check_lora(lora: str, source: WeightFile, transformer: nn.Module) -> None:
     """Compare the LoRA's layers with the transformer's; diffusers would only warn of those that have no place."""
-    shapes = {
-        name.removesuffix(".weight").removesuffix(".base_layer"): tuple(parameter.shape)  # [out, in]
-        for name, parameter in transformer.named_parameters()
-        if name.endswith(".weight")
+    shapes = {  # [out, in], not as a quantized layer stores it
+        name: (module.out_features, module.in_features)
+        for name, module in transformer.named_modules()
+        if isinstance(module, nn.Linear) and ".lora_" not in name
     }
+    shapes |= {name.removesuffix(".base_layer"): shape for name, shape in shapes.items()}
     unknown, shaped = [], []
     for key in source:
         layer, _, part = key.removeprefix("transformer.").partition(".lora_")

@@ -1,5 +1,6 @@
 """Audio for the trackers that take it."""
 
+import importlib
 from typing import Any
 
 import torch
@@ -24,9 +25,8 @@ def log_audio(accelerator: Any, name: str, audio: torch.Tensor, sample_rate: int
             tracker.writer.add_audio(name, audio.mean(0, keepdim=True), step, sample_rate)
             tracker.writer.flush()
         elif tracker.name in ("wandb", "trackio"):
-            import importlib
-
-            media = importlib.import_module(tracker.name).Audio(audio.T.numpy(), sample_rate=sample_rate)
+            samples = (audio.T * 32767).round().to(torch.int16).numpy()
+            media = importlib.import_module(tracker.name).Audio(samples, sample_rate=sample_rate)
             tracker.log({name: media}, step=step)
         else:
             continue

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from acestep.errors import UserError
 from acestep.models.checkpoint import Checkpoint
-from acestep.models.generation import Generator, Sampling, default_sampling
+from acestep.models.generation import Generator
+from acestep.models.generation_requests import Sampling, default_sampling
 from acestep.models.timbre import add_timbre_token
 from acestep.models.tiny import save_tiny_pipeline, tiny_components
 from acestep.train.adapter import save_lora
@@ -258,8 +259,19 @@ def test_an_adapter_that_is_none_is_refused(models, loras, tmp_path):
         (("--compare",), "--compare needs a --lora"),
         (("--lora_scale", 1), "--lora_scale needs a --lora"),
         (("--lora", "a", "b", "c", "--lora_scale", 1, 2), "--lora_scale has 2 values for 3 LoRAs"),
-        (("--output", "song.mp3"), "--output song.mp3: ends with '.mp3'; expected .wav or .flac"),
-        (("--lyrics_file", "nowhere.txt"), "nowhere.txt: cannot be read"),
+        (("--lora_scale_sweep", 1), "--lora_scale_sweep needs a --lora"),
+        (("--lora", "a", "--lora_scale_sweep", 1, 1), "expected different numbers"),
+        (("--output", "song.ogg"), "--output song.ogg: ends with '.ogg'; expected .wav, .flac or .mp3"),
+        (("--output_dir", "folder"), "--output_dir goes with --prompts; write to --output"),
+        (("--prompts", "p.yaml"), "expected one of --prompt, which goes to --output, and --prompts"),
+        (("--skip_existing",), "--skip_existing is about files in --output_dir, and there is none"),
+        (("--num_outputs", 0), "--num_outputs is 0; expected at least 1"),
+        (("--cpu_offload", "--device", "cpu"), "--cpu_offload: the device is the CPU"),
+        (("--lyrics", "la", "--lyrics_file", "x.txt"), "--lyrics_file and --lyrics are both there"),
+        (("--reference_audio", "nowhere.wav"), "nowhere.wav: there is no such recording"),
+        (("--source_audio", "x.wav"), "--source_audio needs a task that uses it: repaint or cover"),
+        (("--cover_strength", 1), "--cover_strength belongs to the task cover, and the task is text2music"),
+        (("--lyrics_file", "nowhere.txt"), "--lyrics_file nowhere.txt: cannot be read"),
         (("--device", "toaster"), "--device toaster"),
     ],
 )
