@@ -1,8 +1,11 @@
+import os
+
 import numpy as np
 import pytest
 import soundfile
 
 from acestep.models.tiny import save_tiny_pipeline, tiny_components
+from tests.forked_scripts import ForkedScripts
 
 CHANNELS = 8
 
@@ -13,6 +16,13 @@ def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "tiny-base"
     save_tiny_pipeline(tiny_components(0, latent_channels=CHANNELS), folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def scripts():
+    """Runs public scripts without starting Python and torch each time."""
+    with ForkedScripts(os.environ) as scripts:
+        yield scripts
 
 
 def tone(seconds: float, rate: int, frequency: float, channels: int = 2) -> np.ndarray:
@@ -26,12 +36,12 @@ def tone(seconds: float, rate: int, frequency: float, channels: int = 2) -> np.n
 
 @pytest.fixture
 def songs(tmp_path):
-    """Three songs of ten seconds and more in three formats, with texts from JSON, text files and a CSV."""
+    """Three short songs in three formats, with texts from JSON, text files and a CSV."""
     folder = tmp_path / "songs"
     folder.mkdir()
-    soundfile.write(folder / "one.wav", tone(10.0, 44_100, 220), 44_100)
-    soundfile.write(folder / "two.flac", tone(10.5, 48_000, 330, channels=1), 48_000)
-    soundfile.write(folder / "three.mp3", tone(10.2, 44_100, 440), 44_100)
+    soundfile.write(folder / "one.wav", tone(2.0, 48_000, 220), 48_000)
+    soundfile.write(folder / "two.flac", tone(2.5, 48_000, 330, channels=1), 48_000)
+    soundfile.write(folder / "three.mp3", tone(2.2, 48_000, 440), 48_000)
     (folder / "one.lyrics.txt").write_text("[Verse 1]\nwalking down the street\n", encoding="utf-8")
     (folder / "one.json").write_text('{"caption": "warm folk", "bpm": 96, "language": "en"}', encoding="utf-8")
     (folder / "two.caption.txt").write_text("slow drone", encoding="utf-8")
