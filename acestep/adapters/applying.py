@@ -1,6 +1,6 @@
 """An adapter that was read, put on a transformer through PEFT."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import nn
@@ -36,17 +36,28 @@ def check_fit(adapter: Adapter, transformer: nn.Module, where: str) -> None:
     Raises:
         UserError: names the layers that the transformer does not have or has in another shape.
     """
-    unknown, shaped = [], []
-    for name, layer in adapter.layers.items():
+
+    def shape_of(name: str) -> tuple[int, int] | None:
         try:
             module = transformer.get_submodule(name)
         except AttributeError:
+            return None
+        return module.out_features, module.in_features
+
+    check_shapes(adapter, shape_of, where)
+
+
+def check_shapes(adapter: Adapter, shape_of: Callable[[str], tuple[int, int] | None], where: str) -> None:
+    """As `check_fit`, with a function that gives `(out, in)` of a layer, or None if there is none."""
+    unknown, shaped = [], []
+    for name, layer in adapter.layers.items():
+        there = shape_of(name)
+        if there is None:
             unknown += [f"{layer.spelled or name}.{part}" for part in layer.weights]
             continue
-        there = [module.out_features, module.in_features]
         found = [own if own is not None else other for own, other in zip(adapter.shape(name), there, strict=True)]
-        if found != there:
-            shaped.append(f"{layer.spelled or name} {found} for a layer of {there}")
+        if found != list(there):
+            shaped.append(f"{layer.spelled or name} {found} for a layer of {list(there)}")
     report_keys(where, unknown=unknown, wrong_shape=shaped)
 
 

@@ -8,6 +8,13 @@ from acestep.models.names import diffusers_name
 PREFIXES = ("base_model.model.", "diffusion_model.", "transformer.", "decoder.")
 # Prefixes before a name whose dots were made underscores: LyCORIS' and kohya's.
 FLAT_PREFIXES = ("lycoris_", "lora_unet_")
+# Names of the layers that ComfyUI maps to ACE-Step 1.5: the model's own, that of the original tools' LoRAs (since
+# Comfy-Org/ComfyUI pull request 12252), that of LyCORIS (12665), and kohya's. In the last two dots are underscores.
+COMFYUI_PREFIXES = ("diffusion_model.decoder.", "base_model.model.", "lycoris_", "lora_unet_decoder_")
+
+# Names of the layers that ComfyUI maps to ACE-Step 1.5: the model's own, that of the original tools' LoRAs (since
+# Comfy-Org/ComfyUI pull request 12252), that of LyCORIS (12665), and kohya's. In the last two dots are underscores.
+COMFYUI_PREFIXES = ("diffusion_model.decoder.", "base_model.model.", "lycoris_", "lora_unet_decoder_")
 
 _BLOCK = re.compile(r"layers\.\d+\.((self|cross)_attn\.(to_[qkv]|to_out\.0)|mlp\.(gate|up|down)_proj)")
 _EMBEDDERS = ("time_embed", "time_embed_r")

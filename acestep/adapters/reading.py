@@ -34,7 +34,10 @@ _NEEDED = {
 
 
 def read_adapter(
-    path_or_id: str | Path, revision: str | None = None, base: Mapping[str, torch.Tensor] | None = None
+    path_or_id: str | Path,
+    revision: str | None = None,
+    base: Mapping[str, torch.Tensor] | None = None,
+    is_relative_allowed: bool = False,
 ) -> Adapter:
     """Read an adapter of ACE-Step 1.5's transformer.
 
@@ -45,6 +48,7 @@ def read_adapter(
         revision: branch, tag or commit on the Hub.
         base: the transformer's weights by diffusers' names; only DoRA in ComfyUI's form, which is told relative to
             them, needs it.
+        is_relative_allowed: leave such a DoRA as the file has it, to be looked at only.
 
     Raises:
         UserError: when there is no adapter, it is no safetensors file (pickles are not opened), or its tensors are not
@@ -76,7 +80,7 @@ def read_adapter(
         for name in in_model_order(tensors)
     }
     settings = fit_to_peft(layers, where) if kind == "lokr" else config.oft_settings if kind == "oft" else {}
-    if kind == "dora":
+    if kind == "dora" and not is_relative_allowed:
         for name, layer in layers.items():
             _resolve_dora_scale(layer, name, base, where)
     return Adapter(
@@ -226,7 +230,7 @@ def _resolve_dora_scale(layer: Layer, name: str, base: Mapping[str, torch.Tensor
     weight = base[f"{name}.weight"].double()
     changed = weight + layer.scale * layer.weights["lora_B.weight"].double() @ layer.weights["lora_A.weight"].double()
     magnitude = scale.double().reshape(-1) * changed.norm(dim=1) / weight.norm(dim=1)
-    layer.weights["lora_magnitude_vector"] = magnitude.to(scale.dtype)
+    layer.weights["lora_magnitude_vector"] = magnitude.float()
 
 
 def _listed(items: list[str]) -> str:
