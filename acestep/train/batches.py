@@ -237,12 +237,14 @@ def collate(samples: list[dict]) -> dict:
     """A micro-batch: latents and noise padded with zeros to one length, conditions as a list.
 
     Returns:
-        `clean_latents`, `noise` `[B, T, C]`, `frames` `[B]` the valid ones of T, `timestep`, `weight` `[B]`,
-        `null_condition` `[B]` bool, `encoder_hidden_states` a list of `[L, D]`, and the names as lists.
+        `clean_latents`, `noise` `[B, T, C]`, `frames` `[B]` the valid ones of T and `lengths` the same as a list,
+        `timestep`, `weight` `[B]`, `null_condition` `[B]` bool, `encoder_hidden_states` a list of `[L, D]`, and the
+        names as lists.
     """
     batch = {key: [sample[key] for sample in samples] for key in samples[0]}
-    batch["frames"] = torch.tensor([latents.shape[0] for latents in batch["clean_latents"]])
-    length = max(*batch.pop("padded"), int(batch["frames"].max()))
+    batch["lengths"] = [latents.shape[0] for latents in batch["clean_latents"]]  # for the host, without a wait
+    batch["frames"] = torch.tensor(batch["lengths"])
+    length = max(*batch.pop("padded"), *batch["lengths"])
     for key in ("clean_latents", "noise"):
         batch[key] = torch.stack(
             [torch.nn.functional.pad(tensor, (0, 0, 0, length - tensor.shape[0])) for tensor in batch[key]]
@@ -256,8 +258,6 @@ def collate(samples: list[dict]) -> dict:
 def equal_lengths(batch: dict) -> list[list[int]]:
     """Positions of a micro-batch grouped by the lengths of song and condition: a group needs no padding."""
     groups: dict[tuple[int, int], list[int]] = {}
-    for position, (frames, condition) in enumerate(
-        zip(batch["frames"].tolist(), batch["encoder_hidden_states"], strict=True)
-    ):
+    for position, (frames, condition) in enumerate(zip(batch["lengths"], batch["encoder_hidden_states"], strict=True)):
         groups.setdefault((frames, condition.shape[0]), []).append(position)
     return list(groups.values())

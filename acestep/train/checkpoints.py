@@ -64,7 +64,7 @@ def save_checkpoint(
         for left in output_dir.glob(f"{_STAGING}*"):
             shutil.rmtree(left)
         staging.mkdir()
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, staging / TENSORS)
+        save_file(_apart(tensors), staging / TENSORS)
         (staging / STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
         write_adapter(staging)
         files = sorted(path for path in staging.iterdir() if path.is_file())
@@ -163,6 +163,17 @@ def check_same_run(
             if not allow_mismatch:
                 raise UserError(f"--resume_from_checkpoint: {text}. Set it back, or insist: --allow_resume_mismatch.")
             say(f"warning: {text}.")
+
+
+def _apart(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """On the CPU, none sharing memory with another: 8-bit optimizers have one table of codes for all weights."""
+    seen: set[int] = set()
+    apart = {}
+    for name, tensor in tensors.items():
+        kept = tensor.detach().cpu().contiguous()
+        apart[name] = kept.clone() if kept.data_ptr() in seen else kept
+        seen.add(kept.data_ptr())
+    return apart
 
 
 def _open(path: Path) -> SavedState:

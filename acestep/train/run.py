@@ -49,7 +49,7 @@ def train(options: TrainOptions) -> dict[str, Any]:
     if options.resume_from_checkpoint:
         saved = load_checkpoint(options.resume_from_checkpoint, output_dir)
     if saved is None:
-        _check_output(output_dir, options.overwrite_output_dir)
+        _check_output(output_dir, options)
     trackers = check_trackers(options.report_to)
     rows, validation, record = open_splits(options)
     checkpoint = Checkpoint(options.pretrained_model_name_or_path, options.variant, revision=options.revision)
@@ -78,6 +78,8 @@ def train(options: TrainOptions) -> dict[str, Any]:
         trainer.restore(saved)
         say(f"going on from {saved.path}, step {trainer.progress.step} of {trainer.steps}")
     else:
+        if options.resume_from_checkpoint:
+            say("there is no checkpoint to go on from yet: the run begins anew.")
         trainer.begin()
     with StopSignal() as stop:
         complete = trainer.train(stop)
@@ -229,9 +231,11 @@ def check_model(record: ModelRecord, checkpoint: Checkpoint, dataset: str) -> No
         )
 
 
-def _check_output(output_dir: Path, overwrite: bool) -> None:
-    taken = [name for name in (WEIGHTS_NAME, METRICS_NAME) if (output_dir / name).exists()]
-    if taken and not overwrite:
+def _check_output(output_dir: Path, options: TrainOptions) -> None:
+    """Refuse to write over another run; one that was to go on and never came to a checkpoint begins anew."""
+    lost = () if options.resume_from_checkpoint else (METRICS_NAME,)
+    taken = [name for name in (WEIGHTS_NAME, *lost) if (output_dir / name).exists()]
+    if taken and not options.overwrite_output_dir:
         raise UserError(
             f"--output_dir {output_dir}: holds {' and '.join(taken)} of another run. Choose another folder, or replace "
             "them with --overwrite_output_dir."

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from acestep.dataset.rows import EncodedRows
+from acestep.models.attention import install_attention
 from acestep.models.checkpoint import Checkpoint
 from acestep.models.quantization import quantize
 from acestep.train.adapter import adapter_config, put_adapter
@@ -53,6 +54,7 @@ def make_trainer(
     if options.quantization != "none":
         compute = torch.float16 if precision == "fp16" else torch.bfloat16
         quantize(transformer, options.quantization, compute, accelerator.device)
+    attention = install_attention(transformer, options.attention)
     mu, sigma = checkpoint.timestep_law()
     samples = TrainingSamples(
         rows,
@@ -70,6 +72,7 @@ def make_trainer(
         checkpoint.null_condition().to(accelerator.device),
         options.loss_weighting,
         options.snr_gamma,
+        masks=attention != "native",
         dropout_seed=options.seed if options.lora_dropout else None,
         autocast=partial(torch.autocast, accelerator.device.type, torch.float16)
         if precision == "fp16"
@@ -144,7 +147,7 @@ def _put_adapter(
             for index in range(min(EVA_SAMPLES, len(samples)))
         ]
         for batch in batches:
-            batch["frames"] = batch["frames"].clamp(max=EVA_FRAMES)
+            batch["lengths"] = [min(frames, EVA_FRAMES) for frames in batch["lengths"]]
             for key in ("clean_latents", "noise"):
                 batch[key] = batch[key][:, :EVA_FRAMES]
         with torch.autocast(accelerator.device.type, DTYPES[precision], enabled=precision != "no"):

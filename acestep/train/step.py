@@ -6,7 +6,9 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
+from torch.nn.functional import pad
 
+from acestep.models.attention import valid_lengths
 from acestep.models.conditioning import context_latents
 from acestep.train.batches import equal_lengths
 from acestep.train.flow_matching import flow_matching_loss, interpolate, loss_weight
@@ -51,15 +53,15 @@ class VelocityLoss:
     def groups(self, batch: dict) -> list[list[int]]:
         """Positions that go through the model together."""
         if self.dropout_seed is not None:
-            return [[position] for position in range(len(batch["frames"]))]
-        return [list(range(len(batch["frames"])))] if self.masks else equal_lengths(batch)
+            return [[position] for position in range(len(batch["lengths"]))]
+        return [list(range(len(batch["lengths"])))] if self.masks else equal_lengths(batch)
 
     def __call__(self, batch: dict, group: list[int]) -> torch.Tensor:
         """Losses of the samples of one group, `[len(group)]` float32, weighted by timestep."""
         clean, noise, timestep, frames = (batch[key][group] for key in ("clean_latents", "noise", "timestep", "frames"))
+        lengths = [batch["lengths"][position] for position in group]
         if not self.masks:
-            length = int(frames[0])
-            clean, noise = clean[:, :length], noise[:, :length]
+            clean, noise = clean[:, : lengths[0]], noise[:, : lengths[0]]
         if self.dropout_seed is not None:
             _seed_dropout(self.dropout_seed, batch["epoch"][group[0]], batch["id"][group[0]])
         conditions = [
@@ -69,15 +71,25 @@ class VelocityLoss:
             else batch["encoder_hidden_states"][position]
             for position in group
         ]
-        velocity = self._velocity(interpolate(clean, noise, timestep), timestep, conditions, frames)
-        loss = flow_matching_loss(velocity, noise, clean, frames)
+        velocity = self._velocity(interpolate(clean, noise, timestep), timestep, conditions, lengths)
+        padded = min(lengths) < clean.shape[1]
+        loss = flow_matching_loss(velocity, noise, clean, frames if padded else None)
         return loss * loss_weight(timestep, self.weighting, self.snr_gamma)
 
     def _velocity(
-        self, noisy: torch.Tensor, timestep: torch.Tensor, conditions: list[torch.Tensor], frames: torch.Tensor
+        self, noisy: torch.Tensor, timestep: torch.Tensor, conditions: list[torch.Tensor], lengths: list[int]
     ) -> torch.Tensor:
+        """`[B, T, C]`; what is padding in song or condition is masked, and only where there is some."""
         context = context_latents(self.silence_latent, noisy.shape[1]).expand(noisy.shape[0], -1, -1)
-        with self.autocast():
+        tokens = [condition.shape[0] for condition in conditions]
+        longest = max(tokens)
+        padding = {
+            **({"frames": lengths} if min(lengths) < noisy.shape[1] else {}),
+            **({"condition": tokens} if min(tokens) < longest else {}),
+        }
+        if padding:
+            conditions = [pad(condition, (0, 0, 0, longest - condition.shape[0])) for condition in conditions]
+        with valid_lengths(self.transformer, **padding) if padding else nullcontext(), self.autocast():
             return self.transformer(
                 hidden_states=noisy,
                 timestep=timestep,

@@ -67,7 +67,8 @@ class Stepper:
         songs: list[tuple[str, torch.Tensor]] = []
         for micro in range(micro_count):
             batch = next(micro_batches)
-            frames += int((batch["frames"] * (batch["weight"] > 0)).sum())  # before it leaves the CPU
+            # on the host, before the batch goes to the device
+            frames += sum(n for n, weight in zip(batch["lengths"], batch["weight"].tolist(), strict=True) if weight)
             batch = to_device(batch, self.accelerator.device)
             groups = self.velocity_loss.groups(batch)
             for number, group in enumerate(groups):

@@ -31,9 +31,17 @@ def make_model(folder: Path, seed: int = 0, variant: str = "base") -> Path:
 
 
 def make_dataset(
-    folder: Path, model: Path, lengths: list[int], latents: list[np.ndarray] | None = None, **fields
+    folder: Path,
+    model: Path,
+    lengths: list[int],
+    latents: list[np.ndarray] | None = None,
+    ids: list[str] | None = None,
+    **fields,
 ) -> Path:
-    """A dataset of `len(lengths)` songs with so many frames each; `fields` go to every song."""
+    """A dataset of `len(lengths)` songs with so many frames each; `fields` go to every song.
+
+    Songs of one of the `ids` are segments of one song.
+    """
     checkpoint = Checkpoint(str(model))
     text_encoder, tokenizer = checkpoint.text_encoder(torch.float32), checkpoint.tokenizer()
     condition_encoder = checkpoint.condition_encoder(torch.float32)
@@ -44,7 +52,7 @@ def make_dataset(
             song = Song(
                 file_name=f"song{number}.wav",
                 path=Path(f"song{number}.wav"),
-                id=f"{number:032x}",
+                id=f"{number:032x}" if ids is None else ids[number],
                 duration=frames / 25,
                 sample_rate=48_000,
                 channels=2,

@@ -108,22 +108,83 @@ def test_what_must_match_is_compared_and_the_first_difference_named(encoded, und
     assert "seed was 0" in insisted.stdout
 
 
+EVERY_STATE = {
+    "adamw, mean, held-out songs": ("--ema_decay", 0.9, "--validation_split", 0.5, "--validation_steps", 2),
+    "8-bit moments": ("--optimizer", "adamw8bit", "--rank", 128, "--ema_decay", 0.9),
+    "prodigy": ("--optimizer", "prodigy", "--learning_rate", 1),
+    "adafactor, grouped by length": ("--optimizer", "adafactor", "--group_by_length", "--train_batch_size", 2),
+    "float16": ("--mixed_precision", "fp16", "--ema_decay", 0.9),
+    "dropout, LoRA+": ("--lora_dropout", 0.2, "--loraplus_lr_ratio", 4, "--sample_latents"),
+}
+
+
+@pytest.mark.parametrize("name", EVERY_STATE)
+def test_every_kind_of_state_goes_on_bit_for_bit(train_here, tmp_path, name):
+    """Cut in the middle of an epoch, in this process: losses, adapter, its mean and the best one."""
+    options = ("--max_train_steps", 7, "--rank", 4, "--learning_rate", 1e-2, "--gradient_accumulation_steps", 2)
+    options += ("--evaluation_draws", 1, "--checkpointing_steps", 2, *EVERY_STATE[name])
+    train_here(tmp_path / "whole", *options)
+    shutil.copytree(tmp_path / "whole" / "checkpoint-4", tmp_path / "cut" / "checkpoint-4")
+    if "8-bit" in name:
+        kept = load_file(tmp_path / "cut" / "checkpoint-4" / "training_state.safetensors")
+        assert any(tensor.dtype == torch.uint8 for tensor in kept.values())
+    train_here(tmp_path / "cut", *options, "--resume_from_checkpoint", "latest")
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")[4:]
+    for folder in (".", "ema", "best"):
+        whole, cut = tmp_path / "whole" / folder / WEIGHTS, tmp_path / "cut" / folder / WEIGHTS
+        # the best adapter may be older than the checkpoint, which copies no other folder
+        assert whole.exists() == cut.exists() or folder == "best"
+        if cut.exists():
+            whole, cut = load_file(whole), load_file(cut)
+            assert all(torch.equal(whole[key], cut[key]) for key in whole)
+
+
 def test_two_processes_go_on_bit_for_bit(encoded, tmp_path):
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
     launch += ["--config_file", str(ROOT / "accelerate_configs/cpu_2_processes.yaml")]
     outputs = [tmp_path / "whole", tmp_path / "resumed"]
+    more = ("--checkpointing_steps", 4, "--max_train_steps", 6, "--ema_decay", 0.9)
+    more += ("--optimizer", "adamw8bit", "--rank", 128, "--train_batch_size", 2)  # wide enough for 8 bits
     for output in outputs:
-        arguments = command(encoded, output, "--checkpointing_steps", 4, "--max_train_steps", 6)[1:]
+        arguments = command(encoded, output, *more)[1:]
         done = subprocess.run([*launch, *arguments], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     for name in (WEIGHTS, "training_summary.json"):
         (outputs[1] / name).unlink()
+    shutil.rmtree(outputs[1] / "ema")
     done = subprocess.run(
         [*launch, *arguments, "--resume_from_checkpoint", "latest"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "going on from" in done.stdout
     assert_same_run(outputs[1], outputs[0])
+    first, second = (load_file(output / "ema" / WEIGHTS) for output in outputs)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_kill_9_at_every_write_of_a_checkpoint_loses_only_the_steps_since(encoded, train_here, tmp_path):
+    """The real trainer, killed at every second touch of its two checkpoints' files; see `tests.train.killing`."""
+    options = ("--rank", 2, "--target_modules", "self_attn.to_q", "--max_train_steps", 5, "--checkpointing_steps", 2)
+    options += ("--checkpoints_total_limit", 1, "--evaluation_draws", 0, "--learning_rate", 1e-2)
+    train_here(tmp_path / "undisturbed", *options)
+    program = [sys.executable, "-m", "tests.train.killing", tmp_path / "runs", "--dataset", encoded.dataset, "--cpu"]
+    program += ["--pretrained_model_name_or_path", encoded.model, *options]
+    done = subprocess.run([*map(str, program)], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    kills = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert len(kills) >= 20
+    assert {kill["from"] for kill in kills} == {0, 2, 4}
+    touched = " ".join(kill["event"] for kill in kills)
+    assert all(
+        what in touched
+        for what in ("manifest.json", "state.json", "os.rename", "os.rmdir", "training_state", "os.mkdir")
+    )
+    saved_before = 0
+    for kill in kills:
+        assert kill["from"] >= saved_before  # what was saved once is never lost
+        saved_before = kill["from"]
+        assert kill["left"] == []
+        assert_same_run(tmp_path / "runs" / str(kill["moment"]), tmp_path / "undisturbed")
 
 
 WRITER = """
@@ -140,9 +201,9 @@ for step in range(begin, begin + 1000):
 
 
 def test_kill_9_at_any_moment_leaves_the_last_whole_checkpoint(tmp_path):
-    """Twenty-five kills at random moments of a program that does nothing but save."""
+    """Random moments of a program that does nothing but save: in the middle of a file, too."""
     moments, last = random.Random(0), 0
-    for _ in range(25):
+    for _ in range(8):
         process = subprocess.Popen(
             [sys.executable, "-c", WRITER, str(tmp_path), str(last + 1)], stdout=subprocess.PIPE, text=True
         )
