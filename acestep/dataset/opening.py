@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from acestep.dataset.hub import on_hub
+from acestep.dataset.publish import index_name
 from acestep.dataset.rows import EncodedRows
 from acestep.dataset.schema import RECORD_COLUMN, ModelRecord, parse_records, read_record
 from acestep.dataset.streaming import StreamedRows
@@ -11,7 +12,12 @@ from acestep.errors import UserError
 
 
 def open_dataset(
-    name: str, *, revision: str | None = None, streaming: bool = False, split: str = "train"
+    name: str,
+    *,
+    revision: str | None = None,
+    streaming: bool = False,
+    split: str = "train",
+    option: str = "--dataset",
 ) -> tuple[EncodedRows | StreamedRows, ModelRecord]:
     """An encoded dataset and the record of its models.
 
@@ -20,15 +26,16 @@ def open_dataset(
         revision: branch, tag or commit on the Hub.
         streaming: read rows from the Hub when they are asked for.
         split: of a dataset with several; one without is "train".
+        option: how errors call the dataset.
 
     Raises:
         UserError: when it is not there, empty, or not ours.
     """
-    folder, what = Path(name).expanduser(), f"--dataset {name}"
+    folder, what = Path(name).expanduser(), f"{option} {name}"
     if folder.is_dir():
-        for option, given in (("--streaming", streaming), (f"--dataset_revision {revision}", revision)):
+        for other, given in (("--streaming", streaming), (f"--dataset_revision {revision}", revision)):
             if given:
-                raise UserError(f"{option}: is for a dataset on the Hub, and {what} is a folder. Leave it out.")
+                raise UserError(f"{other}: is for a dataset on the Hub, and {what} is a folder. Leave it out.")
         dataset = _from_disk(folder, what, split)
     elif not _may_be_on_hub(name):
         raise UserError(f"{what}: no such folder. Make one with scripts/prepare_dataset.py, or name a Hub id.")
@@ -43,6 +50,28 @@ def open_dataset(
     if len(dataset) == 0:
         raise UserError(f"{what}: has no rows.")
     return EncodedRows(dataset), record
+
+
+def has_split(name: str, split: str, *, revision: str | None = None) -> bool:
+    """Whether a dataset that `open_dataset` opens has a split of this name.
+
+    Raises:
+        UserError: when the Hub cannot be asked.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return (folder / split / "dataset_info.json").is_file()
+    from huggingface_hub import HfApi, constants
+
+    if constants.HF_HUB_OFFLINE:
+        from datasets import get_dataset_split_names
+
+        return split in get_dataset_split_names(name, revision=revision)
+    return on_hub(
+        lambda: HfApi().file_exists(name, index_name(split), repo_type="dataset", revision=revision),
+        f"--dataset {name}",
+        "Check the connection and start again.",
+    )
 
 
 def _from_disk(folder: Path, what: str, split: str) -> Any:
