@@ -1,28 +1,20 @@
 """Music from a prompt: the pipeline with adapters on it, at the settings that its variant wants."""
 
-import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from acestep.errors import UserError
-from acestep.models.adapter_loading import is_other_kind, load_adapter
+from acestep.models.adapter_loading import load_adapter
 from acestep.models.checkpoint import Checkpoint
 from acestep.models.conditioning import MAX_LYRIC_TOKENS, MAX_TEXT_TOKENS, Prompt
 from acestep.models.generation_requests import Sampling
 from acestep.models.quantization import quantize
-from acestep.models.repository import Repository
-from acestep.models.weights import WeightFile, report_keys
 
-logger = logging.getLogger(__name__)
-
-LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
-LORA_METADATA = "lora_adapter_metadata"  # the adapter's configuration in the file's header
 PEAK = 10 ** (-1 / 20)  # -1 dBFS, where the pipeline's own post-processing puts the loudest sample
 
 
@@ -36,7 +28,7 @@ class Generator:
     Args:
         checkpoint: any layout; XL's timbre token is put in.
         device, dtype: of the whole pipeline.
-        loras: adapters, each a folder or Hub id with `pytorch_lora_weights.safetensors`, or such a file.
+        loras: adapters of any layout: files, folders or Hub ids.
         scales: one a LoRA.
         quantization: of the transformer's blocks, "none", "int8" or "nf4".
         cpu_offload: keep every component in the CPU's memory and bring it to the device when it is its turn.
@@ -62,7 +54,10 @@ class Generator:
             quantize(self.pipeline.transformer, quantization, dtype, torch.device(device))
         self.adapters = [f"lora{number}" for number in range(len(loras or []))]
         for name, lora in zip(self.adapters, loras or [], strict=True):
-            _load_lora(self.pipeline, lora, name)
+            try:
+                load_adapter(self.pipeline.transformer, lora, name)
+            except UserError as error:
+                raise UserError(f"--lora {error}") from error
         self.pipeline.transformer.eval()  # new layers begin in training mode, with their dropout
         if cpu_offload:
             self.pipeline.enable_model_cpu_offload(device=device)
@@ -233,68 +228,3 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
-
-
-def _load_lora(pipeline: Any, lora: str, name: str) -> None:
-    file = lora_file(lora)
-    source = WeightFile(file.parent, file.stem)
-    if is_other_kind(list(source)):
-        load_adapter(pipeline.transformer, file, name)
-        return
-    _check_lora(lora, source, pipeline.transformer)
-    if not source.metadata().get(LORA_METADATA):
-        logger.warning(
-            "--lora %s: its header has no %s; the strength may be another than in training, because alpha is taken to "
-            "be the rank. --lora_scale corrects it.",
-            *(lora, LORA_METADATA),
-        )
-    try:
-        pipeline.load_lora_weights(
-            str(file.parent), weight_name=file.name, adapter_name=name, use_safetensors=True, local_files_only=True
-        )
-    except (ValueError, OSError, RuntimeError, KeyError) as error:
-        raise UserError(f"--lora {lora}: cannot be loaded into this model: {' '.join(str(error).split())}") from error
-    if name not in pipeline.get_list_adapters().get("transformer", []):
-        raise UserError(f"--lora {lora}: holds no weights for the transformer.")
-
-
-def lora_file(lora: str) -> Path:
-    """The LoRA's file, downloaded where it is on the Hub."""
-    path = Path(lora).expanduser()
-    if path.is_file():
-        if path.suffix != ".safetensors":
-            raise UserError(f"--lora {lora}: ends with {path.suffix or 'nothing'!r}; expected a .safetensors file.")
-        return path
-    try:
-        repository = Repository(lora)
-        path = repository.fetch(LORA_WEIGHTS) / LORA_WEIGHTS
-    except UserError as error:
-        raise UserError(f"--lora {error}") from error
-    if not path.is_file():
-        raise UserError(f"--lora {lora}: holds no {LORA_WEIGHTS}, which train_lora.py writes.")
-    return path
-
-
-def _check_lora(lora: str, source: WeightFile, transformer: nn.Module) -> None:
-    """Compare the LoRA's layers with the transformer's; diffusers would only warn of those that have no place."""
-    shapes = {  # [out, in], not as a quantized layer stores it
-        name: (module.out_features, module.in_features)
-        for name, module in transformer.named_modules()
-        if isinstance(module, nn.Linear) and ".lora_" not in name
-    }
-    shapes |= {name.removesuffix(".base_layer"): shape for name, shape in shapes.items()}
-    unknown, shaped = [], []
-    for key in source:
-        layer, _, part = key.removeprefix("transformer.").partition(".lora_")
-        if not key.startswith("transformer.") or not part:
-            continue  # of another format, which diffusers may know
-        if layer not in shapes:
-            unknown.append(key)
-            continue
-        fits = {
-            "A.weight": source.shape(key)[-1] == shapes[layer][-1],
-            "B.weight": source.shape(key)[0] == shapes[layer][0],
-        }
-        if not fits.get(part, True):
-            shaped.append(f"{key} {list(source.shape(key))} for a layer of {list(shapes[layer])}")
-    report_keys(f"--lora {lora}", unknown=unknown, wrong_shape=shaped)

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
+from acestep.adapters.locating import locate_adapter
 from acestep.errors import UserError
 from acestep.models.checkpoint import Checkpoint
-from acestep.models.generation import Generator, lora_file
+from acestep.models.generation import Generator
 from acestep.models.generation_files import check_audio_name, write_audio
 from acestep.models.generation_requests import Request, Sampling
 from acestep.models.generation_tasks import check_repaint, play
@@ -143,7 +144,7 @@ class GenerationRun:
             if not path.is_file():
                 raise UserError(f"{path}: there is no such recording.")
         digests = {str(path): _digest(path) for path in recordings}
-        adapters = [_digest(lora_file(lora)) for lora in loras]
+        adapters = [_adapter_digest(lora) for lora in loras]
         self.jobs: list[Job] = []
         for request, sampling in zip(requests, samplings, strict=True):
             asked = {key: digests.get(str(value), value) for key, value in request.settings().items()}
@@ -254,6 +255,14 @@ class GenerationRun:
                     'of them another "name".'
                 )
             taken[name] = job.request.name
+
+
+def _adapter_digest(lora: str) -> str:
+    try:
+        located = locate_adapter(lora)
+    except UserError as error:
+        raise UserError(f"--lora {error}") from error
+    return "+".join(_digest(path) for path in (located.file, located.config) if path)
 
 
 def _digest(path: Path) -> str:

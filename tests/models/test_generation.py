@@ -7,7 +7,7 @@ import pytest
 import soundfile
 import torch
 from diffusers import AceStepPipeline
-from peft import LoraConfig
+from peft import LoraConfig, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from acestep.errors import UserError
@@ -160,6 +160,19 @@ def test_scale_zero_is_the_model_alone(models, loras):
     assert torch.equal(play(models["base"], [loras["first"]], [0.0]), play(models["base"]))
 
 
+def test_the_dropout_of_training_is_not_played(models, loras, tmp_path):
+    transformer = Checkpoint(str(models["base"])).transformer()
+    targets = ["to_q", "to_k", "to_v", "to_out.0"]
+    transformer.add_adapter(LoraConfig(r=2, lora_alpha=4, lora_dropout=0.5, target_modules=targets))
+    set_peft_model_state_dict(transformer, {k.removeprefix("transformer."): w for k, w in first_weights(loras).items()})
+    dropping = save_lora(transformer, tmp_path).parent
+    torch.testing.assert_close(play(models["base"], [dropping]), play(models["base"], [loras["first"]]))
+
+
+def first_weights(loras):
+    return load_file(loras["first"] / WEIGHTS)
+
+
 def test_several_adapters_add_up_by_their_scales(models, loras):
     scales = {"first": 0.5, "second": -0.25}
     pipeline = AceStepPipeline.from_pretrained(models["base"])
@@ -208,6 +221,17 @@ def test_compare_writes_the_same_seed_with_and_without(models, loras, generate, 
     assert (soundfile.read(tmp_path / "alone.flac")[0] == without).all()
 
 
+def test_an_mp3_is_written_whole(generate, tmp_path):
+    status, _, stderr = generate("--output", tmp_path / "song.mp3", "--num_inference_steps", 1)
+    assert status == 0, stderr
+    info = soundfile.info(tmp_path / "song.mp3")
+    assert (info.format, info.subtype, info.samplerate, info.channels) == ("MP3", "MPEG_LAYER_III", 48_000, 2)
+    generate("--output", tmp_path / "song.wav", "--num_inference_steps", 1)
+    lossy, exact = (soundfile.read(tmp_path / f"song.{suffix}")[0] for suffix in ("mp3", "wav"))
+    assert lossy.shape == exact.shape
+    assert (lossy - exact).std() < 0.1 * exact.std()
+
+
 @pytest.mark.parametrize(("name", "container"), [("song.wav", "WAV"), ("song.FLAC", "FLAC")])
 def test_the_file_is_24_bit_stereo_at_48_khz(generate, tmp_path, name, container):
     status, _, stderr = generate("--output", tmp_path / name, "--num_inference_steps", 1)
@@ -233,8 +257,9 @@ def test_an_adapter_that_is_none_is_refused(models, loras, tmp_path):
     save_file({"text_encoder.layers.0.lora_A.weight": torch.zeros(2, 2)}, tmp_path / "other.safetensors")
     (tmp_path / "cut.safetensors").write_bytes((loras["first"] / WEIGHTS).read_bytes()[:500])
     torch.save({}, tmp_path / "pickled.bin")
+    (tmp_path / "empty").mkdir()
     for lora, message in (
-        (tmp_path, f"--lora {tmp_path}: holds no {WEIGHTS}, which train_lora.py writes"),
+        (tmp_path / "empty", f"--lora {tmp_path}/empty: holds no {WEIGHTS}, which train_lora.py writes"),
         (tmp_path / "nowhere", "--lora .*nowhere: no such folder, and not a Hub id"),
         (tmp_path / "other.safetensors", "--lora .*other.safetensors: "),
         (tmp_path / "cut.safetensors", "cut.safetensors: not a whole safetensors file"),
