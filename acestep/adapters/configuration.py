@@ -110,6 +110,8 @@ def _check(kind: str, values: dict[str, Any], where: str) -> list[str]:
     classes = {"lokr": peft.LoKrConfig, "loha": peft.LoHaConfig, "oft": peft.OFTConfig}
     known = {entry.name: entry for entry in fields(classes.get(kind, peft.LoraConfig))}
     warnings = []
+    if kind == "oft" and values.get("use_cayley_neumann", True) and _is_before_0_18(values.get("peft_version")):
+        warnings.append("it was made with PEFT before 0.18, whose turns were slightly other than those of PEFT now.")
     for name, value in values.items():
         if name in _UNDERSTOOD or value in (None, False, {}, [], "", "none"):
             continue
@@ -120,3 +122,12 @@ def _check(kind: str, values: dict[str, Any], where: str) -> list[str]:
         if value != default:
             raise UserError(f'{where}: "{name}" is {value!r}, which would be lost here. Merge it where it was made.')
     return warnings
+
+
+def _is_before_0_18(version: str | None) -> bool:
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        return Version(str(version).partition("@")[0]) < Version("0.18.0")
+    except InvalidVersion:  # versions began to be written with 0.18
+        return True

@@ -1,6 +1,7 @@
 """Adapters written in the layouts of those who load them."""
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,8 @@ def configuration(adapter: Adapter) -> dict[str, Any]:
     config = {"peft_type": {"dora": "LORA"}.get(adapter.kind, adapter.kind.upper()), **adapter.config()}
     if adapter.kind in ("lora", "dora"):
         config |= {"bias": "none"}
+    if adapter.kind == "oft":  # PEFT warns of turns made before 0.18, and takes a missing version for one of those
+        config |= {"peft_version": version("peft")}
     needless = ("rank_pattern", "alpha_pattern", "use_rslora", "use_dora")
     config = {key: value for key, value in config.items() if value or key not in needless}
     return {key: config[key] for key in (*(k for k in _CONFIG_ORDER if k in config), *config)}
