@@ -9,6 +9,8 @@ Writes pytorch_lora_weights.safetensors, which `AceStepPipeline.load_lora_weight
 and training_summary.json beside it.
 """
 
+from pathlib import Path
+
 from acestep.errors import run_script
 from acestep.options import parse_options
 from acestep.train.options import TrainOptions
@@ -22,7 +24,12 @@ def main() -> int:
     quiet_libraries()
     from acestep.train.run import train
 
-    summary = train(options)
+    requests = None
+    if options.preview_prompts:
+        from acestep.prompts import read_preview_prompts
+
+        requests = read_preview_prompts(Path(options.preview_prompts))
+    summary = train(options, requests)
     # as a shell counts a program that a signal ended, although this one saved first
     return 128 + summary["stopped_by_signal"] if "stopped_by_signal" in summary else 0
 

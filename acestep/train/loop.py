@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,11 @@ from acestep.train.batches import MicroBatches, StepLayout, TrainingSamples, col
 from acestep.train.checkpoints import SavedState, save_checkpoint
 from acestep.train.evaluation import evaluate_loss
 from acestep.train.metrics import MetricsFile
-from acestep.train.optimizer_state import (
-    group_settings,
-    missing_weights,
-    restore_group_settings,
-    restore_training_tensors,
-    trainable,
-    training_tensors,
-)
+from acestep.train.optimizer_state import trainable
+from acestep.train.optimizers import make_schedule
 from acestep.train.options import TrainOptions
 from acestep.train.progress import Bar, Progress
+from acestep.train.run_state import capture_run, restore_run
 from acestep.train.signals import StopSignal, ignore_interrupts
 from acestep.train.starts import PissaStart
 from acestep.train.step import VelocityLoss
@@ -83,7 +77,7 @@ class Trainer:
         )
         self.steps = options.max_train_steps or options.num_train_epochs * self.steps_per_epoch
         # Not prepared by accelerate, which would step it once a process.
-        self.scheduler = make_schedule(getattr(optimizer, "optimizer", optimizer), options, self.steps)
+        self.scheduler = make_schedule(self.inner_optimizer, options, self.steps)
         self.loader = DataLoader(
             samples,
             batch_sampler=MicroBatches(
@@ -126,6 +120,11 @@ class Trainer:
     @property
     def unwrapped(self) -> torch.nn.Module:
         return self.accelerator.unwrap_model(self.transformer)
+
+    @property
+    def inner_optimizer(self) -> torch.optim.Optimizer:
+        """Without accelerate's wrapper."""
+        return getattr(self.optimizer, "optimizer", self.optimizer)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -195,41 +194,13 @@ class Trainer:
 
     def restore(self, saved: SavedState) -> None:
         """Go on where `saved` was written; `first_step` must be its step."""
-        missing = missing_weights(saved.tensors, self.named)
-        if missing:
-            raise UserError(f"{saved.path}: holds no {missing[0]}, which the adapter has now.")
-        inner = getattr(self.optimizer, "optimizer", self.optimizer)
-        restore_training_tensors(saved.tensors, self.named, inner)
-        restore_group_settings(saved.state["optimizer_groups"], inner)
-        if self.average is not None:
-            self.average.restore(saved.tensors, saved.state["average_count"])
-        if self.scaler is not None and saved.state["scaler"]:
-            self.scaler.load_state_dict(saved.state["scaler"])
-        self.progress, self.best = Progress(**saved.state["progress"]), Best(**saved.state["best"])
-        self.before, self.base = saved.state["evaluation_before"], saved.state["base"]
-        for _ in range(self.progress.step):  # a function of the number of steps alone
-            self.scheduler.step()
+        restore_run(self, saved)
 
     def save_state(self) -> Path:
         """Write a checkpoint from which the run goes on, bit for bit."""
         target = self.output_dir / f"checkpoint-{self.progress.step}"
         if self.metrics:
-            inner = getattr(self.optimizer, "optimizer", self.optimizer)
-            tensors = training_tensors(self.named, inner)
-            if self.average is not None:
-                tensors |= self.average.tensors()
-            if self.start is not None:
-                tensors |= {f"start/{name}": weight for name, weight in self.start.weights.items()}
-            state = {
-                "progress": asdict(self.progress),
-                "run": self.identity,
-                "evaluation_before": self.before,
-                "base": self.base,
-                "best": asdict(self.best),
-                "optimizer_groups": group_settings(inner),
-                "average_count": self.average.count if self.average is not None else 0,
-                "scaler": self.scaler.state_dict() if self.scaler is not None else None,
-            }
+            tensors, state = capture_run(self)
             save_checkpoint(
                 self.output_dir,
                 self.progress.step,
@@ -265,9 +236,7 @@ class Trainer:
 
     def preview(self) -> None:
         """Make music with the adapter as it is; the other processes wait."""
-        if self.metrics:
-            self.previews.make(self.unwrapped, self.progress.step)
-        self.transformer.train()
+        self.previews.make(self.unwrapped, self.progress.step)
         self.accelerator.wait_for_everyone()
 
     def save(self, folder: Path) -> Path | None:
@@ -355,31 +324,3 @@ class Trainer:
 @contextmanager
 def _nothing() -> Iterator[None]:
     yield
-
-
-def make_schedule(optimizer: torch.optim.Optimizer, options: TrainOptions, steps: int) -> Any:
-    """The learning rate's schedule of `diffusers.optimization` over `steps` steps.
-
-    Raises:
-        UserError: for `--lr_step_rules` that it cannot read.
-    """
-    from diffusers.optimization import get_scheduler
-
-    try:
-        return get_scheduler(
-            options.lr_scheduler,
-            # a function of the step alone, for which any optimizer with these groups will do
-            optimizer=optimizer,
-            step_rules=options.lr_step_rules,
-            num_warmup_steps=options.warmup_steps(steps),
-            num_training_steps=steps,
-            num_cycles=options.lr_num_cycles,
-            power=options.lr_power,
-        )
-    except ValueError as error:
-        if options.lr_step_rules is None:
-            raise
-        raise UserError(
-            f"--lr_step_rules {options.lr_step_rules}: expected factors and the steps they hold until, such as "
-            f"'1:100,0.1:500,0.01' ({error})."
-        ) from None

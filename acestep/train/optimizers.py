@@ -72,3 +72,31 @@ def _prodigy(groups: list[dict[str, Any]], adam: dict[str, Any]) -> torch.optim.
         ) from None
     with redirect_stdout(io.StringIO()):  # it prints what kind of weight decay it was told to use
         return Prodigy(groups, **adam, decouple=True, use_bias_correction=True, safeguard_warmup=True)
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, options: TrainOptions, steps: int) -> Any:
+    """The learning rate's schedule of `diffusers.optimization` over `steps` steps.
+
+    Raises:
+        UserError: for `--lr_step_rules` that it cannot read.
+    """
+    from diffusers.optimization import get_scheduler
+
+    try:
+        return get_scheduler(
+            options.lr_scheduler,
+            # a function of the step alone, for which any optimizer with these groups will do
+            optimizer=optimizer,
+            step_rules=options.lr_step_rules,
+            num_warmup_steps=options.warmup_steps(steps),
+            num_training_steps=steps,
+            num_cycles=options.lr_num_cycles,
+            power=options.lr_power,
+        )
+    except ValueError as error:
+        if options.lr_step_rules is None:
+            raise
+        raise UserError(
+            f"--lr_step_rules {options.lr_step_rules}: expected factors and the steps they hold until, such as "
+            f"'1:100,0.1:500,0.01' ({error})."
+        ) from None

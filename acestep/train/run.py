@@ -16,6 +16,7 @@ import torch
 from acestep.dataset.schema import FRAMES_PER_SECOND, ModelRecord
 from acestep.errors import UserError
 from acestep.models.checkpoint import Checkpoint
+from acestep.models.generation_requests import Request
 from acestep.options import options_as_dict
 from acestep.train.adapter import WEIGHTS_NAME, describe_adapter
 from acestep.train.batches import crop_frames_of, trained_lengths
@@ -23,6 +24,7 @@ from acestep.train.checkpoints import check_same_run, complete_checkpoints, load
 from acestep.train.loop import AVERAGE, Trainer
 from acestep.train.metrics import METRICS_NAME, PICTURE_NAME, check_trackers, plot_loss, without_nan
 from acestep.train.options import PRECISIONS, TrainOptions
+from acestep.train.previews import clear_previews
 from acestep.train.progress import peak_memory
 from acestep.train.setup import make_trainer
 from acestep.train.signals import StopSignal
@@ -31,8 +33,11 @@ from acestep.train.validation import BEST, open_splits
 SUMMARY_NAME = "training_summary.json"
 
 
-def train(options: TrainOptions) -> dict[str, Any]:
+def train(options: TrainOptions, preview_requests: list[Request] | None = None) -> dict[str, Any]:
     """Train an adapter and write it with its metrics.
+
+    Args:
+        preview_requests: the content of `--preview_prompts`.
 
     Returns:
         The summary that is also written to `training_summary.json`; for a run that was told to stop only the signal's
@@ -66,7 +71,9 @@ def train(options: TrainOptions) -> dict[str, Any]:
     if saved is None and accelerator.is_main_process:
         _begin_anew(output_dir)
     began = time.monotonic()
-    trainer = make_trainer(options, accelerator, precision, checkpoint, rows, validation, crop_frames, saved)
+    trainer = make_trainer(
+        options, accelerator, precision, checkpoint, rows, validation, crop_frames, saved, preview_requests
+    )
     if trackers:
         plain = {k: v if isinstance(v, (int, float, bool)) else str(v) for k, v in options_as_dict(options).items()}
         accelerator.init_trackers("acestep-lora", config=plain)
@@ -181,6 +188,7 @@ def _begin_anew(output_dir: Path) -> None:
         (output_dir / name).unlink(missing_ok=True)
     for path in [*(path for _, path in complete_checkpoints(output_dir)), output_dir / BEST, output_dir / AVERAGE]:
         shutil.rmtree(path, ignore_errors=True)
+    clear_previews(output_dir)
 
 
 def _check_finite(trainer: Trainer, evaluation: dict[str, Any] | None) -> None:

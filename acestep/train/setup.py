@@ -12,6 +12,7 @@ import torch
 from acestep.dataset.rows import EncodedRows
 from acestep.models.attention import install_attention
 from acestep.models.checkpoint import Checkpoint
+from acestep.models.generation_requests import Request
 from acestep.models.quantization import quantize
 from acestep.train.adapter import adapter_config, put_adapter
 from acestep.train.batches import Place, TrainingSamples, collate
@@ -22,6 +23,7 @@ from acestep.train.loop import Trainer
 from acestep.train.optimizer_state import trainable
 from acestep.train.optimizers import make_optimizer
 from acestep.train.options import TrainOptions
+from acestep.train.previews import Previews
 from acestep.train.starts import PissaStart, eva_start, set_eva_start
 from acestep.train.step import VelocityLoss
 from acestep.train.stepping import make_scaler
@@ -41,6 +43,7 @@ def make_trainer(
     validation: EncodedRows | None,
     crop_frames: int,
     saved: SavedState | None,
+    preview_requests: list[Request] | None = None,
 ) -> Trainer:
     """Model, adapter, optimizer and samples, put together.
 
@@ -49,7 +52,12 @@ def make_trainer(
         rows, validation: to train on and held out.
         crop_frames: see `TrainingSamples`.
         saved: where the run goes on; the trainer is not restored yet.
+        preview_requests: what is played while training.
     """
+    previews = None
+    if preview_requests:  # first, since its encoders need memory only now
+        dtype, output_dir = DTYPES[precision], Path(options.output_dir)
+        previews = Previews(checkpoint, preview_requests, output_dir, accelerator.device, dtype, accelerator)
     transformer = checkpoint.transformer(DTYPES[precision])
     if options.quantization != "none":
         compute = torch.float16 if precision == "fp16" else torch.bfloat16
@@ -101,6 +109,7 @@ def make_trainer(
         validation=validation,
         start=start,
         scaler=make_scaler(precision, accelerator.device),
+        previews=previews,
     )
 
 

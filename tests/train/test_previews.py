@@ -322,3 +322,19 @@ def test_the_record_says_what_was_asked(models, tmp_path):
     assert record["step"] == 10
     assert record["clips"]["piano"]["settings"]["bpm"] == 96
     assert record["clips"]["piano"]["peak"] == pytest.approx(10 ** (-1 / 20), rel=1e-3)
+
+
+def test_a_run_plays_its_prompts_by_step_beside_the_model_alone(encoded, run_script, tmp_path):
+    """Through the script, with a checkpoint to go on from: base once, then by step, and a page to listen through."""
+    prompts = tmp_path / "prompts.yaml"
+    prompts.write_text("- {prompt: lo-fi piano, duration: 2, seed: 3, name: piano, num_inference_steps: 2}\n")
+    train = ["train_lora.py", "--dataset", encoded.dataset, "--pretrained_model_name_or_path", encoded.model, "--cpu"]
+    train += ["--output_dir", tmp_path / "out", "--rank", 4, "--max_train_steps", 5, "--evaluation_draws", 0]
+    train += ["--preview_prompts", prompts, "--preview_steps", 2, "--learning_rate", 0.05]
+    run_script(*train)
+    found = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out/previews").rglob("*.flac"))
+    assert found == [f"previews/{name}/piano.flac" for name in ("base", "step-000002", "step-000004", "step-000005")]
+    page = (tmp_path / "out" / "previews" / "index.html").read_text()
+    assert page.count("<audio") == 4
+    again = run_script(*train, check=False)
+    assert "holds pytorch_lora_weights.safetensors" in again.stderr
