@@ -66,22 +66,23 @@ class Generator:
         self.scales: list[float] = []
         self.set_scales(scales or [1.0] * len(self.adapters))
 
-    def set_scales(self, scales: list[float]) -> None:
-        """Play the adapters at these strengths from now on.
-
-        Raises:
-            UserError: for an OFT adapter, a rotation, which has no strength to scale.
-        """
-        self.scales = list(scales)
-        if not self.adapters:
-            return
-        kinds = {name: self.pipeline.transformer.peft_config[name].peft_type.value for name in self.adapters}
-        if "OFT" not in kinds.values():
-            self.pipeline.set_adapters(self.adapters, self.scales)
-        elif self.scales == [1.0]:
-            self.pipeline.transformer.set_adapter(self.adapters[0])
-        else:  # PEFT cannot put another adapter beside it either
+    def check_scales(self, scales: list[float]) -> None:
+        """Raise UserError for strengths other than 1 of an OFT adapter, a rotation, which has none to scale."""
+        if self._has_oft() and scales != [1.0]:  # PEFT cannot put another adapter beside it either
             raise UserError("--lora_scale: an OFT adapter plays alone and at 1 only: a rotation has no strength.")
+
+    def set_scales(self, scales: list[float]) -> None:
+        """Play the adapters at these strengths from now on; raises as `check_scales` does."""
+        self.check_scales(scales)
+        self.scales = list(scales)
+        if self._has_oft():
+            self.pipeline.transformer.set_adapter(self.adapters[0])
+        elif self.adapters:
+            self.pipeline.set_adapters(self.adapters, self.scales)
+
+    def _has_oft(self) -> bool:
+        configs = [self.pipeline.transformer.peft_config[name] for name in self.adapters]
+        return any(config.peft_type.value == "OFT" for config in configs)
 
     def __call__(
         self,

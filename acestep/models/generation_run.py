@@ -181,6 +181,8 @@ class GenerationRun:
         Args:
             read_audio: decodes a recording; the second argument is what it is called to the user.
         """
+        for take in {job.take for job in self.left if job.take.scales is not None}:
+            generator.check_scales(list(take.scales))
         request, recordings = None, {}
         for job in self.left:
             if job.request is not request:

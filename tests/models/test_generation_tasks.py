@@ -96,6 +96,26 @@ def test_the_repainted_part_is_the_pipelines(generators, models):
     torch.testing.assert_close(made[:, middle], expected[:, middle], atol=1e-4, rtol=0)
 
 
+def test_the_model_is_told_the_frames_that_are_replaced(generators):
+    masks = []
+    hook = generators["base"].pipeline.transformer.register_forward_pre_hook(
+        lambda _module, _inputs, options: masks.append(options["context_latents"][0, :, CHANNELS]), with_kwargs=True
+    )
+    source = recording(220, 32 * HOP)
+    # 1.16 * 25 is 28.999999999999996
+    made = play(
+        generators["base"],
+        dataclasses.replace(REPAINT, repaint_start=1.16, repaint_end=1.24),
+        SHORT,
+        seed=5,
+        source=source,
+    )
+    hook.remove()
+    assert masks[0].nonzero().flatten().tolist() == [29, 30]
+    changed = (made - source).abs().amax(0).nonzero()
+    assert (changed.min() // HOP, changed.max() // HOP) == (29, 30)
+
+
 def test_repainting_goes_to_the_end_by_default(generators):
     source = recording(220)
     made = play(generators["base"], dataclasses.replace(REPAINT, repaint_end=None), SHORT, seed=5, source=source)

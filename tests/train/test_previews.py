@@ -101,6 +101,7 @@ def test_a_quantized_run_is_heard_as_generate_plays_it_quantized(models, tmp_pat
     adapter = save_lora(transformer, tmp_path)
     quantized = (heard(tmp_path) - generated(models["base"], PIANO, [adapter], quantization)).abs().max()
     plain = (heard(tmp_path) - generated(models["base"], PIANO, [adapter])).abs().max()
+    assert_same(heard(tmp_path, step="base"), generated(models["base"], PIANO, (), quantization))
     assert quantized < 1e-5
     assert plain > 1e-3
 
