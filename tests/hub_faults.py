@@ -13,6 +13,7 @@ class Fault:
     Attributes:
         kind: "refuse" with `status`; "cut" in the middle of a body; "hold", which takes half a body (PUT) and then
             waits until the client is gone.
+        after: requests that are let pass before.
         reached: set when a body was cut or held.
     """
 
@@ -21,6 +22,7 @@ class Fault:
     method: str | None
     times: int
     status: int = 500
+    after: int = 0
     reached: threading.Event = field(default_factory=threading.Event)
 
 
@@ -31,8 +33,8 @@ class Faults:
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
 
-    def add(self, kind: str, part: str, method: str | None, times: int, status: int = 500) -> Fault:
-        fault = Fault(kind, part, method, times, status)
+    def add(self, kind: str, part: str, method: str | None, times: int, *, status: int = 500, after: int = 0) -> Fault:
+        fault = Fault(kind, part, method, times, status, after)
         self._faults.append(fault)
         return fault
 
@@ -46,7 +48,11 @@ class Faults:
             for fault in self._faults:
                 if fault.times < 1 or fault.kind != kind or fault.method not in (None, request.method):
                     continue
-                if fault.part in unquote(request.path):
-                    fault.times -= 1
-                    return fault
+                if fault.part not in unquote(request.path):
+                    continue
+                if fault.after:
+                    fault.after -= 1
+                    continue
+                fault.times -= 1
+                return fault
         return None

@@ -109,7 +109,7 @@ class HubServer:
 
     def fail_next(self, path_substring: str, status: int = 500, times: int = 1, method: str | None = None) -> None:
         """Refuse the next requests whose address (decoded, with its query) holds `path_substring`."""
-        self.faults.add("refuse", path_substring, method, times, status)
+        self.faults.add("refuse", path_substring, method, times, status=status)
 
     def cut_next(self, path_substring: str, times: int = 1, method: str | None = None) -> None:
         """Close the connection in the middle of the next bodies: of a file sent to the client, or by it (PUT).
@@ -118,13 +118,16 @@ class HubServer:
         """
         self.faults.add("cut", path_substring, method, times)
 
-    def hold_next(self, path_substring: str) -> threading.Event:
+    def hold_next(self, path_substring: str, after: int = 0) -> threading.Event:
         """Take half of the next file that is sent here (PUT) and then nothing, until the client is gone.
+
+        Args:
+            after: how many files are let pass before.
 
         Returns:
             What is set when half of it has arrived.
         """
-        return self.faults.add("hold", path_substring, "PUT", 1).reached
+        return self.faults.add("hold", path_substring, "PUT", 1, after=after).reached
 
     # What the routes ask for
 

@@ -1,8 +1,10 @@
 """Rows of a dataset on the Hub, each read when it is its turn; nothing is kept on the disk.
 
-`datasets` streams shards from front to back, so which songs meet in a batch would depend on the number of processes and
-of workers. Here any row can be read by itself (a row is a row group of its Parquet file), so a run that streams takes
-the same samples in the same order as one that has downloaded all of it, and every process fetches its own rows only.
+`datasets` streams shards from front to back and gives each process shards of its own, so which songs meet in a batch
+would depend on the number of processes and of workers. Here every shard is shared out by its rows: any row can be read
+by itself (a row is a row group of its Parquet file), each process fetches those of its own samples, and a run that
+streams takes the same samples in the same order as one that has downloaded all of it. Processes together fetch what one
+would, but for the shards' footers and the index, which each of them reads.
 """
 
 import io
@@ -18,6 +20,7 @@ from acestep.dataset.rows import to_tensor
 from acestep.errors import UserError
 
 OPEN_SHARDS = 64  # whose footers (some 5 kB a row) are kept in memory
+KEPT_BYTES = 2**26  # of tensors read last, as stored: held-out songs are read again for every noise level
 
 
 class StreamedRows:
@@ -37,6 +40,7 @@ class StreamedRows:
 
         self.repo_id, self.commit = repo_id, commit
         self._shards: OrderedDict[str, Any] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, str], Any] = OrderedDict()
         self._process = os.getpid()
         try:
             table = self._on_hub(lambda: parquet.read_table(io.BytesIO(self._file(index_name(split)).read())))
@@ -60,12 +64,21 @@ class StreamedRows:
 
     def tensor(self, index: int, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor | None:
         """Rows `start` to `stop` of a tensor column, `[length, channels]` in float32; None where the row has none."""
-        shard, row_group = (self._index.column(column)[index].as_py() for column in INDEX_COLUMNS)
-        table = self._on_hub(lambda: self._shard(shard).read_row_group(row_group, columns=[name]))
-        return to_tensor(table.column(0).chunk(0), start, stop)
+        return to_tensor(self._column(index, name), start, stop)
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_shards": OrderedDict()}
+        return {**self.__dict__, "_shards": OrderedDict(), "_kept": OrderedDict()}
+
+    def _column(self, index: int, name: str) -> Any:
+        """One tensor column of one row, as an Arrow array."""
+        if (index, name) not in self._kept:
+            shard, row_group = (self._index.column(column)[index].as_py() for column in INDEX_COLUMNS)
+            table = self._on_hub(lambda: self._shard(shard).read_row_group(row_group, columns=[name]))
+            self._kept[index, name] = table.column(0).chunk(0)
+            while len(self._kept) > 1 and sum(column.nbytes for column in self._kept.values()) > KEPT_BYTES:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end((index, name))
+        return self._kept[index, name]
 
     def _shard(self, name: str) -> Any:
         """An open shard; its footer is read once."""

@@ -12,23 +12,24 @@ import yaml
 
 from tests.conftest import ROOT
 from tests.dataset.conftest import tone
+from tests.forked_scripts import ForkedScripts
 from tests.hub_server import HubServer, environment
 
 PLANTED = "planteduser"  # in the path of the songs, their tags, the environment
 FOLDER = "plantedfolder"  # within the songs; the person at the screen sees it, the Hub does not
 TOKEN = "hf_plantedtoken"
-ID = "studio/songs"
+ID, UNDISTURBED = "studio/songs", "studio/undisturbed"
 LAUNCH = (
     *(sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0", "--config_file"),
     str(ROOT / "accelerate_configs/cpu_2_processes.yaml"),
 )
 
 
-def run(hub, cache, *command, check=True, **variables):
-    """A command that uses the Hub with its own cache."""
+def run(hub, cache, *command, **variables):
+    """A command, in a new process, that uses the Hub with its own cache."""
     env = environment(hub, cache) | {"OMP_NUM_THREADS": "1", "USER": PLANTED, **variables}
     done = subprocess.run([str(c) for c in command], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
-    if check and done.returncode != 0:
+    if done.returncode != 0:
         raise AssertionError(f"{done.stdout}\n{done.stderr}")
     return done
 
@@ -56,36 +57,79 @@ def hub():
         yield hub
 
 
-def prepare(hub, place, model, *more, **kwargs):
-    command = [sys.executable, "scripts/prepare_dataset.py", "--data_dir", place / "songs", "--output_dir"]
-    command += [place / "data", "--pretrained_model_name_or_path", model, "--decode_workers", 1]
-    command += ["--push_to_hub", "--hub_dataset_id", ID, "--validation_split", 0.4, *more]
-    return run(hub, place / "cache", *command, **kwargs)
+@pytest.fixture(scope="module")
+def scripts(hub, place):
+    """Scripts that use the Hub, with a cache that they share."""
+    with ForkedScripts(environment(hub, place / "cache") | {"USER": PLANTED}) as scripts:
+        yield scripts
+
+
+def start(scripts, place, model, *more, repo_id=ID, **variables):
+    command = ["prepare_dataset.py", "--data_dir", place / "songs", "--output_dir", place / "data"]
+    command += ["--pretrained_model_name_or_path", model, "--decode_workers", 1, "--validation_split", 0.4]
+    return scripts.start(*command, "--push_to_hub", "--hub_dataset_id", repo_id, *more, **variables)
+
+
+PUBLISH = ("--license", "cc-by-4.0", "--private", "--include_audio", "--overwrite")
 
 
 @pytest.fixture(scope="module")
-def pushed(hub, place, model):
-    """The first upload is cut at the end, and goes on."""
+def pushed(hub, scripts, place, model):
+    """Uploads of one dataset, each with the files that it sent: whole or, where the line broke, in part.
+
+    The first is killed in the middle of its second shard; the second is refused the commit; the third one's answer is
+    lost. A fourth has another repository to itself.
+    """
+
+    def sent() -> list[tuple[str, int, bool]]:
+        """Address, bytes that arrived, and whether they were all, of the files sent since the last call."""
+        puts = [request for request in hub.requests if request.method == "PUT"][len(known) :]
+        known.extend(puts)
+        return [(put.path.partition("?")[0], len(put.body), put.status == 200) for put in puts]
+
+    known: list = []
+    runs = []
+    hub.cut_next("/storage/", method="PUT")  # the line breaks in the middle of the first shard
+    half = hub.hold_next("/storage/", after=3)  # it is sent again, then an index, then half of the second shard
+    first = start(scripts, place, model, *PUBLISH)
+    assert half.wait(60)
+    first.kill()
+    runs.append((first.wait(), sent()))
     hub.fail_next("/commit/", status=500, times=10, method="POST")
-    refused = prepare(hub, place, model, "--license", "cc-by-4.0", "--private", "--include_audio", check=False)
-    sent = [request.path for request in hub.requests if request.method == "PUT"]
+    runs.append((start(scripts, place, model, *PUBLISH).wait(), sent()))
     hub.faults.clear()
     hub.cut_next("/commit/", method="POST")  # the commit is made, the answer lost
-    again = prepare(hub, place, model, "--license", "cc-by-4.0", "--private", "--include_audio", "--overwrite")
-    sent_again = [request.path for request in hub.requests if request.method == "PUT"][len(sent) :]
-    return refused, sent, again, sent_again
+    runs.append((start(scripts, place, model, *PUBLISH).wait(), sent()))
+    arrived = dict(hub.objects)
+    hub.objects.clear()  # files of other repositories need not be sent again either
+    runs.append((start(scripts, place, model, *PUBLISH, repo_id=UNDISTURBED).wait(), sent()))
+    assert hub.objects == arrived
+    return runs
 
 
-def test_an_upload_that_failed_is_one_line_and_goes_on(hub, pushed):
-    refused, sent, again, sent_again = pushed
+def test_an_upload_that_was_killed_or_failed_goes_on_and_comes_to_the_same(hub, pushed):
+    (killed, first), (refused, second), (again, third), (undisturbed, fourth) = pushed
+    assert killed.returncode == -9
     assert refused.returncode == 2
     assert refused.stderr.splitlines()[-1].startswith(f"error: --hub_dataset_id {ID}: the Hub cannot be reached")
     assert "--overwrite goes on" in refused.stderr
     assert "Traceback" not in refused.stderr
-    assert len(sent) == 4  # a shard and an index a split
-    assert sent_again == []  # by their content, the Hub has them
+    assert (again.returncode, undisturbed.returncode) == (0, 0)
     assert "6 rows are on the Hub" in again.stdout
     assert hub.repositories["dataset", ID].private
+
+    # a shard and an index a split: half of the first and of the second shard got lost, and nothing went twice
+    train, train_index, validation, validation_index = ((path, size) for path, size, _ in fourth)
+    assert [(path, whole) for path, _, whole in first] == [
+        (train[0], False), (train[0], True), (train_index[0], True), (validation[0], False)
+    ]  # fmt: skip
+    assert [(path, size) for path, size, _ in second] == [validation, validation_index]
+    assert third == []  # by their content, the Hub has them
+    whole = sum(size for path, size, whole in (*first, *second) if whole)
+    assert whole == train[1] + train_index[1] + validation[1] + validation_index[1]
+    one, other = ({name: content for name, content in hub.files(name_of, "dataset").items() if name != "README.md"}
+        for name_of in (ID, UNDISTURBED))  # fmt: skip
+    assert one == other
 
 
 def test_no_path_user_or_token_is_in_rows_card_or_log(hub, pushed):
@@ -98,7 +142,6 @@ def test_no_path_user_or_token_is_in_rows_card_or_log(hub, pushed):
         *(f"data/{split}-00000-of-00001.parquet" for split in ("train", "validation")),
         *(f"index/{split}.parquet" for split in ("train", "validation")),
     ]
-    refused, _, again, _ = pushed
     everything = list(files.values())
     for name, content in files.items():
         if name.endswith(".parquet"):  # compressed: look at the values too
@@ -108,9 +151,9 @@ def test_no_path_user_or_token_is_in_rows_card_or_log(hub, pushed):
     for content in everything:
         for planted in (PLANTED, FOLDER, TOKEN, "/home", "/tmp"):
             assert planted.encode() not in content
-    for log in (refused.stdout, refused.stderr, again.stdout, again.stderr):
+    for done, _ in pushed:
         for planted in (PLANTED, TOKEN, "/home", "/tmp"):
-            assert planted not in log
+            assert planted not in done.stdout + done.stderr
     storage = [request for request in hub.requests if "/storage/" in request.path]
     assert storage
     assert not any(TOKEN in json.dumps(request.headers) + request.path for request in storage)
@@ -158,11 +201,18 @@ def test_in_another_process_with_an_empty_cache_it_loads_and_streams_alike_throu
     assert "/" not in answer["file_name"]
 
 
-def train(hub, model, output, *more, launch=(sys.executable,), check=True, **variables):
+def training(model, output, *more):
     options = ["--dataset", ID, "--pretrained_model_name_or_path", model, "--output_dir", output, "--rank", 4, "--cpu"]
-    options += ["--learning_rate", 1e-2, "--max_train_steps", 4, "--evaluation_draws", 0, *more]
-    return run(hub, output.parent / "cache", *launch, "scripts/train_lora.py", *options, check=check, **variables)
+    return [*options, "--learning_rate", 1e-2, "--max_train_steps", 4, "--evaluation_draws", 0, *more]
 
+
+# Each process signs its requests, to tell afterwards which of them fetched what.
+SIGNED = """
+import os, runpy, sys
+os.environ["HF_HUB_USER_AGENT_ORIGIN"] = "process-" + os.environ["RANK"]
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 PLAY = """
 import sys
@@ -186,22 +236,28 @@ def test_it_trains_streamed_as_downloaded_on_one_process_and_two_and_the_adapter
 
     for name in ("loaded", "streamed"):
         (tmp_path / name).mkdir()
-    train(hub, model, tmp_path / "loaded" / "lora", "--gradient_accumulation_steps", 2)
+    options = training(model, tmp_path / "loaded" / "lora", "--gradient_accumulation_steps", 2)
+    run(hub, tmp_path / "loaded" / "cache", sys.executable, "scripts/train_lora.py", *options)
     before = len(hub.requests)
-    train(hub, model, tmp_path / "streamed" / "lora", "--streaming", "--dataloader_num_workers", 1, launch=LAUNCH)
+    (tmp_path / "signed.py").write_text(SIGNED)
+    options = training(model, tmp_path / "streamed" / "lora", "--streaming", "--dataloader_num_workers", 1)
+    run(hub, tmp_path / "streamed" / "cache", *LAUNCH, tmp_path / "signed.py", "scripts/train_lora.py", *options)
     one, two = (load_file(tmp_path / name / "lora/pytorch_lora_weights.safetensors") for name in ("loaded", "streamed"))
     for key, weight in one.items():
         torch.testing.assert_close(two[key], weight, rtol=1e-5, atol=1e-5)
 
-    # of the shards, pieces were read, and no row by both processes in an epoch
+    # of the shards, pieces were read, and no row by both processes in an epoch; a row read shortly before is kept
     sizes = {name: len(content) for name, content in hub.files(ID, "dataset").items()}
     reads = [request for request in hub.requests[before:] if "/storage/" in request.path and request.method == "GET"]
-    shard = [request for request in reads if "data%2Ftrain" in request.path and request.status == 206]
-    fetched = sum(len_of(request.headers["range"]) for request in shard)
-    assert fetched < sizes["data/train-00000-of-00001.parquet"] * 0.9  # no audio, no standard deviations
+    shard = [request for request in reads if "data%2Ftrain" in request.path]
+    assert {request.status for request in shard} == {206}
+    fetched = Counter()
+    for request in shard:
+        fetched[request.headers["user-agent"].rpartition("origin/")[2]] += len_of(request.headers["range"])
+    assert set(fetched) == {"process-0", "process-1"}
+    assert fetched.total() < sizes["data/train-00000-of-00001.parquet"] * 0.9  # no audio, no standard deviations
     pieces = Counter((request.path.partition("?")[0], request.headers["range"]) for request in shard)
-    assert max(pieces.values()) == 2  # in each of two epochs once, by one process or the other
-    assert not any("validation" in request.path for request in reads)
+    assert max(pieces.values()) <= 2  # in each of two epochs once, by one process or the other
 
     answer = run(hub, tmp_path / "play", sys.executable, "-c", PLAY, model, tmp_path / "loaded" / "lora", "studio/lora")
     assert "adapters ['default_0']" in answer.stdout
@@ -220,9 +276,8 @@ def len_of(header: str) -> int:
         (TOKEN, (), "--license is missing"),
     ],
 )
-def test_what_cannot_be_uploaded_is_refused_before_the_work(hub, pushed, place, model, token, more, message):
-    output = ("--output_dir", place / "other")
-    done = prepare(hub, place, model, *more, *output, check=False, HF_TOKEN=token)
+def test_what_cannot_be_uploaded_is_refused_before_the_work(scripts, pushed, place, model, token, more, message):
+    done = start(scripts, place, model, *more, "--output_dir", place / "other", HF_TOKEN=token).wait()
     assert done.returncode == 2
     assert message in done.stderr
     assert len([line for line in done.stderr.splitlines() if line.startswith("error")]) == 1
@@ -237,8 +292,9 @@ def test_what_cannot_be_uploaded_is_refused_before_the_work(hub, pushed, place, 
         (ID, ("--dataset_revision", "nowhere"), "no such branch, tag or commit"),
     ],
 )
-def test_a_dataset_that_is_not_to_be_had_is_one_line(hub, pushed, model, tmp_path, dataset, more, message):
-    done = train(hub, model, tmp_path / "lora", "--streaming", "--dataset", dataset, *more, check=False)
+def test_a_dataset_that_is_not_to_be_had_is_one_line(scripts, pushed, model, tmp_path, dataset, more, message):
+    options = training(model, tmp_path / "lora", "--streaming", "--dataset", dataset, *more)
+    done = scripts.run("train_lora.py", *options, check=False)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
