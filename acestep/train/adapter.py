@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from acestep.errors import UserError
+from acestep.train.sharding import gathered
 from acestep.train.starts import PissaStart
 from acestep.train.targets import Patterns, expand_target_modules, linear_layers, targeted
 
@@ -117,34 +119,54 @@ def _check_blocks(transformer: nn.Module, targets: Any, size: int) -> None:
             )
 
 
-def save_lora(transformer: nn.Module, folder: Path, start: PissaStart | None = None) -> Path:
-    """Write `folder/pytorch_lora_weights.safetensors`, whole or not at all.
+@dataclass(frozen=True)
+class AdapterContent:
+    """What an adapter's file holds: weights by the names of PEFT's state dict, and diffusers' metadata."""
 
-    The adapter's configuration goes into the file's header (`lora_adapter_metadata`): diffusers reads it from nowhere
-    else, and without it an adapter whose alpha is not its rank loads at the wrong strength.
+    weights: dict[str, torch.Tensor]
+    metadata: dict[str, Any]
+
+
+def adapter_content(transformer: nn.Module, start: PissaStart | None = None) -> AdapterContent:
+    """What is to be saved of a transformer's adapter; every process must ask, since weights may be shared out.
 
     Args:
         transformer: unwrapped.
         start: of a PiSSA adapter, which is saved as the plain LoRA of twice the rank that does the same to the model's
             own weights.
+    """
+    from diffusers.training_utils import _collate_lora_metadata
+    from peft import get_peft_model_state_dict
+
+    weights = {name: gathered(weight) for name, weight in get_peft_model_state_dict(transformer).items()}
+    metadata = _collate_lora_metadata({"transformer": transformer})
+    if start is not None:
+        weights, config = start.as_plain_lora(weights, metadata["transformer_lora_adapter_metadata"])
+        metadata["transformer_lora_adapter_metadata"] = config
+    return AdapterContent(weights, metadata)
+
+
+def save_lora(transformer: nn.Module, folder: Path, start: PissaStart | None = None) -> Path:
+    """Write the adapter of an unwrapped transformer; see `adapter_content` and `write_adapter`."""
+    return write_adapter(adapter_content(transformer, start), folder)
+
+
+def write_adapter(content: AdapterContent, folder: Path) -> Path:
+    """Write `folder/pytorch_lora_weights.safetensors`, whole or not at all.
+
+    The adapter's configuration goes into the file's header (`lora_adapter_metadata`): diffusers reads it from nowhere
+    else, and without it an adapter whose alpha is not its rank loads at the wrong strength.
 
     Returns:
         The file's path.
     """
     from diffusers import AceStepPipeline
-    from diffusers.training_utils import _collate_lora_metadata
-    from peft import get_peft_model_state_dict
 
     folder.mkdir(parents=True, exist_ok=True)
-    weights = get_peft_model_state_dict(transformer)
-    metadata = _collate_lora_metadata({"transformer": transformer})
-    if start is not None:
-        weights, config = start.as_plain_lora(weights, metadata["transformer_lora_adapter_metadata"])
-        metadata["transformer_lora_adapter_metadata"] = config
     staging = Path(tempfile.mkdtemp(dir=folder, prefix=".saving-"))
     try:
         AceStepPipeline.save_lora_weights(
-            staging, transformer_lora_layers=weights, weight_name=WEIGHTS_NAME, **metadata
+            staging, transformer_lora_layers=content.weights, weight_name=WEIGHTS_NAME, **content.metadata
         )
         (staging / WEIGHTS_NAME).chmod(0o666 & ~_umask())  # safetensors keeps its files to the owner
         with (staging / WEIGHTS_NAME).open("rb") as file:

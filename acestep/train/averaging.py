@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from acestep.train.optimizer_state import Named
+from acestep.train.sharding import gathered, like
 
 
 class AveragedWeights:
@@ -35,23 +36,26 @@ class AveragedWeights:
         return self._model.optimization_step
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The mean as `ema/NAME`."""
-        return {f"ema/{name}": mean for (name, _), mean in zip(self.named, self._model.shadow_params, strict=True)}
+        """The mean as `ema/NAME`; every process must ask."""
+        return {
+            f"ema/{name}": gathered(mean) for (name, _), mean in zip(self.named, self._model.shadow_params, strict=True)
+        }
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, torch.Tensor], count: int) -> None:
         """Put back what `tensors` returned after `count` steps."""
         for (name, _), mean in zip(self.named, self._model.shadow_params, strict=True):
-            mean.copy_(tensors[f"ema/{name}"])
+            mean.copy_(like(tensors[f"ema/{name}"], mean))
         self._model.optimization_step = count
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """While entered, the adapter's weights are the mean."""
         parameters = [parameter for _, parameter in self.named]
-        self._model.store(parameters)
+        former = [parameter.detach().clone() for parameter in parameters]
         self._model.copy_to(parameters)
         try:
             yield
         finally:
-            self._model.restore(parameters)
+            for parameter, weight in zip(parameters, former, strict=True):
+                parameter.data.copy_(weight)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from acestep.dataset.rows import EncodedRows
 from acestep.errors import UserError
-from acestep.train.adapter import save_lora
+from acestep.train.adapter import adapter_content, write_adapter
 from acestep.train.averaging import AveragedWeights
 from acestep.train.batches import MicroBatches, StepLayout, TrainingSamples, collate, trained_lengths
 from acestep.train.checkpoints import SavedState, save_checkpoint
@@ -199,14 +199,15 @@ class Trainer:
     def save_state(self) -> Path:
         """Write a checkpoint from which the run goes on, bit for bit."""
         target = self.output_dir / f"checkpoint-{self.progress.step}"
+        # every process takes part in gathering what is shared out, one writes
+        (tensors, state), adapter = capture_run(self), adapter_content(self.unwrapped, self.start)
         if self.metrics:
-            tensors, state = capture_run(self)
             save_checkpoint(
                 self.output_dir,
                 self.progress.step,
                 tensors,
                 state,
-                lambda folder: save_lora(self.unwrapped, folder, self.start),
+                lambda folder: write_adapter(adapter, folder),
                 self.options.checkpoints_total_limit,
             )
         self.last_save = time.monotonic()
@@ -240,9 +241,9 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def save(self, folder: Path) -> Path | None:
-        """Write the adapter from the main process; returns its path there."""
-        self.accelerator.wait_for_everyone()
-        path = save_lora(self.unwrapped, folder, self.start) if self.metrics else None
+        """Write the adapter; every process must ask, the main one writes and gets the path."""
+        adapter = adapter_content(self.unwrapped, self.start)
+        path = write_adapter(adapter, folder) if self.metrics else None
         self.accelerator.wait_for_everyone()
         return path
 

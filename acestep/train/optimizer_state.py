@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from acestep.train.sharding import gathered, like
+
 Named = list[tuple[str, nn.Parameter]]
 
 
@@ -15,19 +17,19 @@ def trainable(model: nn.Module) -> Named:
 
 
 def training_tensors(named: Named, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Weights as `weight/NAME` and the optimizer's tensors as `optimizer/NAME/KEY`.
+    """Weights as `weight/NAME` and the optimizer's tensors as `optimizer/NAME/KEY`; every process must ask.
 
     Raises:
         TypeError: for a state that is neither a tensor nor a number; no optimizer that is offered has one.
     """
-    tensors = {f"weight/{name}": parameter for name, parameter in named}
+    tensors = {f"weight/{name}": gathered(parameter) for name, parameter in named}
     for name, parameter in named:
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, (int, float)):
                 value = torch.tensor(value, dtype=torch.float64)  # noqa: PLW2901 - a count of steps
             if not isinstance(value, torch.Tensor):
                 raise TypeError(f"optimizer state {key} is a {type(value).__name__}")
-            tensors[f"optimizer/{name}/{key}"] = value
+            tensors[f"optimizer/{name}/{key}"] = gathered(value)
     return tensors
 
 
@@ -41,7 +43,7 @@ def restore_training_tensors(tensors: dict[str, torch.Tensor], named: Named, opt
             name, key = rest.rsplit("/", 1)
             states.setdefault(name, {})[key] = tensor
     for name, parameter in named:
-        parameter.copy_(tensors[f"weight/{name}"])
+        parameter.copy_(like(tensors[f"weight/{name}"], parameter))
         if name in states:
             optimizer.state[parameter] = {key: _placed(value, key, parameter) for key, value in states[name].items()}
 
@@ -56,7 +58,7 @@ def _placed(value: torch.Tensor, key: str, parameter: nn.Parameter) -> torch.Ten
     if value.dtype == torch.float64 and value.ndim == 0:  # a plain number, as `training_tensors` keeps it
         return int(value) if float(value).is_integer() else float(value)
     # torch keeps the count of steps on the CPU for its ordinary implementation
-    return value.clone() if key == "step" else value.to(parameter.device)
+    return value.clone() if key == "step" else like(value, parameter)
 
 
 def group_settings(optimizer: torch.optim.Optimizer) -> list[dict[str, float]]:

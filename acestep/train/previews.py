@@ -61,12 +61,13 @@ class Previews:
         self.failed = ""  # why there will be no more
         if not self.is_main:
             return
-        self.device, self.dtype = torch.device(device), dtype
+        # encoders and VAE overflow in float16
+        self.device, self.dtype = torch.device(device), torch.float32 if dtype == torch.float16 else dtype
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             self._encode(checkpoint)
-        self.vae = checkpoint.vae(dtype)
+        self.vae = checkpoint.vae(self.dtype)
         self.vae.enable_tiling()  # as `Generator` has it: long songs in bounded memory
-        self.silence, self.null = checkpoint.silence_latent().to(dtype), checkpoint.null_condition().to(dtype)
+        self.silence, self.null = checkpoint.silence_latent(), checkpoint.null_condition().to(self.dtype)
         self.scheduler = checkpoint.scheduler()
 
     def make_base(self, transformer: nn.Module) -> None:

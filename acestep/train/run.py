@@ -27,6 +27,7 @@ from acestep.train.options import PRECISIONS, TrainOptions
 from acestep.train.previews import clear_previews
 from acestep.train.progress import peak_memory
 from acestep.train.setup import make_trainer
+from acestep.train.sharding import check_sharded, gathered, is_sharded
 from acestep.train.signals import StopSignal
 from acestep.train.validation import BEST, open_splits
 
@@ -63,11 +64,13 @@ def train(options: TrainOptions, preview_requests: list[Request] | None = None) 
 
     precision = _precision(options)
     accelerator = Accelerator(
-        mixed_precision="no" if precision == "fp16" else precision,  # see make_scaler
+        mixed_precision="no",  # the autocast is ours: see VelocityLoss
         cpu=options.cpu,
         log_with=trackers or None,
         project_dir=output_dir,
     )
+    if is_sharded(accelerator):
+        check_sharded(options, precision)
     if saved is None and accelerator.is_main_process:
         _begin_anew(output_dir)
     began = time.monotonic()
@@ -77,7 +80,7 @@ def train(options: TrainOptions, preview_requests: list[Request] | None = None) 
     if trackers:
         plain = {k: v if isinstance(v, (int, float, bool)) else str(v) for k, v in options_as_dict(options).items()}
         accelerator.init_trackers("acestep-lora", config=plain)
-    say, layout, samples = accelerator.print, trainer.layout, trainer.loader.dataset
+    say = accelerator.print
     minutes = sum(rows.column("frames")) / FRAMES_PER_SECOND / 60
     _announce(trainer, checkpoint.name, minutes, precision, say)
     if saved is not None:
@@ -97,6 +100,16 @@ def train(options: TrainOptions, preview_requests: list[Request] | None = None) 
         )
         accelerator.end_training()
         return {"stopped_by_signal": stop.received or int(signal.SIGTERM), "steps": trainer.progress.step}
+    summary = _conclude(trainer, checkpoint, record, began)
+    accelerator.end_training()
+    return summary
+
+
+def _conclude(trainer: Trainer, checkpoint: Checkpoint, record: ModelRecord, began: float) -> dict[str, Any]:
+    """Measure, save and sum up a complete run."""
+    options, rows, validation, accelerator = trainer.options, trainer.rows, trainer.validation, trainer.accelerator
+    output_dir, layout, samples = trainer.output_dir, trainer.layout, trainer.loader.dataset
+    minutes = sum(rows.column("frames")) / FRAMES_PER_SECOND / 60
     before, after = trainer.before, trainer.evaluate(trainer.steps) if options.evaluation_draws else None
     _check_finite(trainer, after)
     path = trainer.save(output_dir)
@@ -128,7 +141,6 @@ def train(options: TrainOptions, preview_requests: list[Request] | None = None) 
     }
     if accelerator.is_main_process:
         _finish(output_dir, path, summary)
-    accelerator.end_training()
     return summary
 
 
@@ -158,6 +170,7 @@ def _announce(trainer: Trainer, model: str, minutes: float, precision: str, say:
         f"{options.dataset}: {len(rows)} rows, {minutes:.1f} minutes; {trainer.steps} steps of {layout.samples} "
         f"({layout.batch_size} x {layout.accumulation} x {layout.processes}), t by {samples.law}, "
         f"condition dropout {samples.condition_dropout:g}, {accelerator.device}, mixed precision {precision}"
+        + (", weights shared out by FSDP2" if is_sharded(accelerator) else "")
     )
     if trainer.validation is not None:
         say(f"held out: {len(trainer.validation)} rows, measured every {options.validation_every(trainer.steps)} steps")
@@ -193,7 +206,7 @@ def _begin_anew(output_dir: Path) -> None:
 
 def _check_finite(trainer: Trainer, evaluation: dict[str, Any] | None) -> None:
     """Refuse to save an adapter that cannot be played."""
-    finite = all(torch.isfinite(parameter).all() for parameter in trainer.trainable)
+    finite = all(torch.isfinite(gathered(parameter)).all() for parameter in trainer.trainable)
     if not finite or (evaluation is not None and not math.isfinite(evaluation["loss"])):
         raise UserError(
             "the trained adapter gives values that are not finite and is not saved. Lower --learning_rate; earlier "

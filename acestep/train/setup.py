@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def make_trainer(
     patterns = Patterns()
     if options.rank_pattern_file:
         patterns = read_patterns(options.rank_pattern_file, default_alpha=options.lora_alpha is None)
-    start = _put_adapter(transformer, options, patterns, saved, velocity_loss, samples, accelerator, precision)
+    start = _put_adapter(transformer, options, patterns, saved, velocity_loss, samples, accelerator)
     if options.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     optimizer = make_optimizer(trainable(transformer), options)
@@ -113,6 +114,11 @@ def make_trainer(
     )
 
 
+def autocast(device: torch.device, precision: str) -> Callable[[], AbstractContextManager]:
+    """What is entered around the transformer: torch's autocast in the run's precision, or nothing."""
+    return nullcontext if precision == "no" else partial(torch.autocast, device.type, DTYPES[precision])
+
+
 def _put_adapter(
     transformer: torch.nn.Module,
     options: TrainOptions,
@@ -121,7 +127,6 @@ def _put_adapter(
     velocity_loss: VelocityLoss,
     samples: TrainingSamples,
     accelerator: Any,
-    precision: str,
 ) -> PissaStart | None:
     """Put the adapter on; returns the start of a PiSSA adapter."""
     if options.init_lora:
@@ -159,8 +164,7 @@ def _put_adapter(
             batch["lengths"] = [min(frames, EVA_FRAMES) for frames in batch["lengths"]]
             for key in ("clean_latents", "noise"):
                 batch[key] = batch[key][:, :EVA_FRAMES]
-        with torch.autocast(accelerator.device.type, DTYPES[precision], enabled=precision != "no"):
-            components = eva_start(transformer, config, batches, lambda batch: velocity_loss(batch, [0]))
+        components = eva_start(transformer, config, batches, lambda batch: velocity_loss(batch, [0]))
         put_adapter(transformer, config, options.seed)
         set_eva_start(transformer, components)
         return None

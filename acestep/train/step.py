@@ -24,7 +24,8 @@ class VelocityLoss:
         masks: whether the transformer's attention masks padding; without, only equal lengths go together.
         dropout_seed: of a run whose adapter has dropout; each sample then goes through the model alone, with random
             numbers of its own, so that the layout of batches changes nothing.
-        autocast: entered around the transformer; accelerate's own is in the transformer already.
+        autocast: entered around the transformer, so that it computes in the run's precision. accelerate's own would
+            have no float16 without a GPU, and would reduce gradients of weights that FSDP2 shares out in bfloat16.
     """
 
     def __init__(

@@ -144,10 +144,7 @@ class Stepper:
 
 
 def make_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler | None:
-    """The loss scaler that float16 needs; None for other precisions.
-
-    It and the autocast are ours rather than accelerate's, whose float16 exists on GPUs only and could not be tested.
-    """
+    """The loss scaler that float16 needs; None for other precisions."""
     return torch.amp.GradScaler(device.type) if precision == "fp16" else None
 
 

@@ -11,6 +11,7 @@ import time
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from acestep.errors import UserError
@@ -160,6 +161,43 @@ def test_two_processes_go_on_bit_for_bit(encoded, tmp_path):
     assert_same_run(outputs[1], outputs[0])
     first, second = (load_file(output / "ema" / WEIGHTS) for output in outputs)
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_fsdp2_trains_saves_and_goes_on_as_one_process_does(encoded, train_here, tmp_path):
+    """Over gloo with the shipped configuration; see `tests.train.sharded` for what it takes on a CPU."""
+    shipped = yaml.safe_load((ROOT / "accelerate_configs/fsdp2.yaml").read_text())
+    config = tmp_path / "fsdp2.yaml"
+    config.write_text(yaml.safe_dump({**shipped, "use_cpu": True, "mixed_precision": "no"}))
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
+    launch += ["--config_file", config, "-m", "tests.train.sharded"]
+    options = ("--max_train_steps", 6, "--rank", 4, "--learning_rate", 1e-3, "--ema_decay", 0.9)
+    options += ("--evaluation_draws", 2)
+    train_here(tmp_path / "one", *options, "--train_batch_size", 4)
+    arguments = ["--dataset", encoded.dataset, "--pretrained_model_name_or_path", encoded.model, "--cpu", *options]
+    arguments += ["--train_batch_size", 2, "--checkpointing_steps", 3, "--output_dir", tmp_path / "two"]
+
+    def run_two(*more) -> str:
+        done = subprocess.run(
+            [*map(str, [*launch, *arguments, *more])], capture_output=True, text=True, check=False, cwd=ROOT
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def saved() -> dict:
+        return {folder: load_file(tmp_path / "two" / folder / WEIGHTS) for folder in (".", "ema")}
+
+    assert "FSDP2" in run_two()
+    whole, curve = saved(), losses(tmp_path / "two")
+    for folder, weights in whole.items():
+        one = load_file(tmp_path / "one" / folder / WEIGHTS)
+        assert all(torch.allclose(weights[key], one[key], rtol=1e-5, atol=1e-5) for key in one)
+    assert [loss for _, loss, *_ in curve] == pytest.approx(
+        [loss for _, loss, *_ in losses(tmp_path / "one")], rel=1e-5
+    )
+    (tmp_path / "two" / WEIGHTS).unlink()
+    assert "going on from" in run_two("--resume_from_checkpoint", "latest")
+    assert losses(tmp_path / "two") == curve
+    assert all(torch.equal(weights[key], saved()[folder][key]) for folder, weights in whole.items() for key in weights)
 
 
 def test_kill_9_at_every_write_of_a_checkpoint_loses_only_the_steps_since(encoded, train_here, tmp_path):
