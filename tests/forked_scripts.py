@@ -52,8 +52,9 @@ class ForkedScripts:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.stdin.close()
+        self._server.kill()  # its libraries would take seconds to say goodbye
         self._server.wait()
+        self._server.stdin.close()
         self._server.stdout.close()
         self._folder.cleanup()
 

@@ -126,7 +126,7 @@ def _report(
         f"{Path(options.output_dir).name}: {counted(totals.songs, 'song')} in {counted(totals.rows, 'row')}, "
         f"{totals.seconds / 60:.1f} minutes, {totals.frames} frames; {len(skipped)} skipped. "
         f"{counted(probes.checked, 'file')} checked, {probes.known} known; {prepared.encoded} encoded, "
-        f"{prepared.reused} from the cache ({store.folder.name}, {cache_size(store.folder) / 1e6:.0f} MB). "
+        f"{prepared.reused} from the cache ({store.folder.name}, {cache_size(store.folder) / 1e6:.1f} MB). "
         f"{stages}; {seconds:.1f} s in all."
     )
 

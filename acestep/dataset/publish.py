@@ -165,4 +165,5 @@ def _with_audio(
         audio, features=plain, cache_dir=str(cache), fingerprint="acestep-audio", writer_batch_size=8
     )
     column = column.cast_column("audio", datasets.Audio(sampling_rate=SAMPLE_RATE))
-    return datasets.concatenate_datasets([dataset, column], axis=1)
+    # in the order of the schema, which joining forgets
+    return datasets.concatenate_datasets([dataset, column], axis=1).select_columns([*dataset.column_names, "audio"])

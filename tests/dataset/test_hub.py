@@ -171,6 +171,19 @@ def test_the_card_says_what_is_in_it(hub, pushed, model):
     assert f"--dataset {ID}" in card
 
 
+def test_the_audio_is_left_out_unless_it_is_asked_for(hub, scripts, pushed, place, model):
+    from pyarrow import parquet
+
+    start(scripts, place, model, "--license", "mit", "--overwrite", repo_id="studio/no-audio").wait()
+    files, with_audio = hub.files("studio/no-audio", "dataset"), hub.files(ID, "dataset")
+    name = "data/train-00000-of-00001.parquet"
+    columns, all_columns = (parquet.read_schema(io.BytesIO(part[name])).names for part in (files, with_audio))
+    assert columns == [column for column in all_columns if column != "audio"] != all_columns
+    assert len(files[name]) < len(with_audio[name]) / 2
+    assert "| audio | not included |" in files["README.md"].decode()
+    assert not hub.repositories["dataset", "studio/no-audio"].private
+
+
 LOOK = """
 import json, sys
 from datasets import Audio, load_dataset
@@ -286,15 +299,20 @@ def test_what_cannot_be_uploaded_is_refused_before_the_work(scripts, pushed, pla
 
 
 @pytest.mark.parametrize(
-    ("dataset", "more", "message"),
+    ("dataset", "more", "token", "message"),
     [
-        ("studio/nothing", (), "no such repository"),
-        (ID, ("--dataset_revision", "nowhere"), "no such branch, tag or commit"),
+        ("studio/nothing", (), TOKEN, "no such repository"),
+        (ID, ("--dataset_revision", "nowhere"), TOKEN, "no such branch, tag or commit"),
+        (ID, (), "hf_wrong", "the Hub refused the token"),
+        (ID, (), "", "or there is none. Run `hf auth login`"),
     ],
 )
-def test_a_dataset_that_is_not_to_be_had_is_one_line(scripts, pushed, model, tmp_path, dataset, more, message):
-    options = training(model, tmp_path / "lora", "--streaming", "--dataset", dataset, *more)
-    done = scripts.run("train_lora.py", *options, check=False)
+@pytest.mark.parametrize("way", [("--streaming",), ()])
+def test_a_dataset_that_is_not_to_be_had_is_one_line(
+    scripts, pushed, model, tmp_path, dataset, more, token, message, way
+):
+    options = training(model, tmp_path / "lora", "--dataset", dataset, *more, *way)
+    done = scripts.run("train_lora.py", *options, check=False, HF_TOKEN=token)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -149,7 +149,8 @@ def test_after_one_caption_changed_one_condition_is_computed_and_no_audio_is_dec
     (work / "edited" / "song3.json").write_text(json.dumps({"caption": "another caption", "lyrics": "la"}))
     done, said = run()
     assert done == {"encode_texts": 1, "encode_condition": 1}
-    assert "0 files checked, 8 known; 0 encoded, 8 from the cache (cache4, " in said
+    size = sum(path.stat().st_size for path in (work / "cache4").rglob("*") if path.is_file())
+    assert f"0 files checked, 8 known; 0 encoded, 8 from the cache (cache4, {size / 1e6:.1f} MB)" in said
     second = load_from_disk(str(work / "data")).with_format("numpy")[:]
     changed = [a != b for a, b in zip(first["conditions_sha256"], second["conditions_sha256"], strict=True)]
     assert changed == [False] * 3 + [True] + [False] * 4

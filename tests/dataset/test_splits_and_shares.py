@@ -68,9 +68,12 @@ def test_rows_of_different_models_and_unknown_schemas_are_refused_by_name():
     assert parse_records([one.as_json()], "data") == one
     with pytest.raises(UserError, match=r"data: its rows were encoded by 2 different models \(a, b\)"):
         parse_records([one.as_json(), other.as_json()], "data")
-    later = one.as_json().replace('"schema_version": 2', '"schema_version": 3')
-    with pytest.raises(UserError, match=r"data: has schema version 3, this software reads versions 1 and 2"):
-        parse_records([later], "data")
+    for version in (0, 3):
+        other = one.as_json().replace('"schema_version": 2', f'"schema_version": {version}')
+        with pytest.raises(
+            UserError, match=f"data: has schema version {version}, this software reads versions 1 and 2"
+        ):
+            parse_records([other], "data")
     with pytest.raises(UserError, match="is not what prepare_dataset"):
         parse_records(["nonsense"], "data")
 
