@@ -1,7 +1,6 @@
 """What a scan knows of files from the last time, and when it does not trust that."""
 
 import os
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -146,13 +145,3 @@ def test_damage_is_noticed_and_no_entry_names_a_path(folder, tmp_path, decoded):
         assert len(decoded) == 2
         assert probes.damaged == {entries[0]}
         assert entries[0].read_bytes() == whole
-
-
-@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="names of files are Unicode there")
-def test_a_folder_whose_name_is_no_unicode_is_known_like_any_other(tmp_path, monkeypatch):
-    folder = tmp_path / os.fsdecode(b"caf\xe9")
-    write_song(folder / "a.wav", 0.2)
-    monkeypatch.setattr(probe_cache, "SETTLED_NS", 0)
-    for known in (0, 1):
-        _, probes = scan(folder, tmp_path / "cache")
-        assert probes.known == known
