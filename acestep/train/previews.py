@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,10 @@ class Previews:
         self.failed = ""  # why there will be no more
         if not self.is_main:
             return
-        # encoders and VAE overflow in float16
-        self.device, self.dtype = torch.device(device), torch.float32 if dtype == torch.float16 else dtype
+        self.device = torch.device(device)
+        self.dtype = torch.float32 if dtype == torch.float16 else dtype  # encoders and VAE overflow in float16
+        # the adapter's weights are float32 on a model in half precision
+        self.autocast = partial(torch.autocast, self.device.type, dtype, enabled=dtype != torch.float32)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             self._encode(checkpoint)
         self.vae = checkpoint.vae(self.dtype)
@@ -142,7 +145,8 @@ class Previews:
     def _play(self, transformer: nn.Module, request: Request) -> torch.Tensor:
         pipeline = _pipeline(self.vae, transformer, self.scheduler, self._condition(request))
         sampling, texts = request.sampling(self.is_turbo, str), request.texts()
-        latents = sample_latents(pipeline, request.seed, sampling, prompt="", audio_duration=texts.duration)
+        with self.autocast():
+            latents = sample_latents(pipeline, request.seed, sampling, prompt="", audio_duration=texts.duration)
         try:
             return normalised(decode_latents(self.vae.to(self.device), latents))
         finally:
