@@ -123,9 +123,10 @@ class AttentionProcessor:
             raise ValueError("The transformer made a dense attention mask: this version of diffusers is not supported.")
         is_cross = attn.is_cross_attention and encoder_hidden_states is not None
         source = encoder_hidden_states if is_cross else hidden_states
-        query = attn.norm_q(attn.to_q(hidden_states).unflatten(-1, (attn.heads, attn.head_dim)))
-        key = attn.norm_k(attn.to_k(source).unflatten(-1, (attn.kv_heads, attn.head_dim)))
+        query = attn.to_q(hidden_states).unflatten(-1, (attn.heads, attn.head_dim))
+        key = attn.to_k(source).unflatten(-1, (attn.kv_heads, attn.head_dim))
         value = attn.to_v(source).unflatten(-1, (attn.kv_heads, attn.head_dim))
+        query, key = attn.norm_q(query), attn.norm_k(key)
         if not is_cross and image_rotary_emb is not None:
             rotary = {"use_real": True, "use_real_unbind_dim": -2, "sequence_dim": 1}
             query = apply_rotary_emb(query, image_rotary_emb, **rotary)
