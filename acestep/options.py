@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from acestep.errors import UserError
+from acestep.plain_yaml import read_plain_yaml
 
 Options = TypeVar("Options")
-
-_YAML_MERGE = "tag:yaml.org,2002:merge"
-_KEPT_YAML_TAGS = ("tag:yaml.org,2002:null", _YAML_MERGE)
 
 
 def option(
@@ -139,7 +137,7 @@ def _value_of_config(argv: list[str]) -> Path | None:
 
 def _apply_recipe(recipe: Path, parser: argparse.ArgumentParser) -> None:
     """Make the recipe's values the parser's defaults, each checked as argparse would check it on the command line."""
-    content = _read_recipe(recipe)
+    content = read_plain_yaml(recipe, f"--config {recipe}")
     if content is None:
         return
     if not isinstance(content, dict):
@@ -162,32 +160,6 @@ def _apply_recipe(recipe: Path, parser: argparse.ArgumentParser) -> None:
             raise UserError(f"{recipe}: {key!r} is {value!r}: {error.message}.") from None
         parser.set_defaults(**{key: items if action.nargs == "+" else items[0]})
         action.required = False
-
-
-def _read_recipe(recipe: Path) -> Any:
-    """A YAML file whose values stay the words that they are, so that they mean what they mean on the command line.
-
-    YAML itself would read `language: no` as a falsehood, `010` as eight and `1e-4` as a text.
-    """
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        yaml_implicit_resolvers = {  # noqa: RUF012
-            first: [(tag, pattern) for tag, pattern in resolvers if tag in _KEPT_YAML_TAGS]
-            for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-        }
-
-        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-            keys = [key.value for key, _ in node.value if key.tag != _YAML_MERGE]
-            for key in keys:
-                if keys.count(key) > 1:
-                    raise UserError(f"{recipe}: {key!r} is there {keys.count(key)} times; expected once.")
-            return super().construct_mapping(node, deep)
-
-    try:
-        return yaml.load(recipe.read_text(encoding="utf-8"), Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"--config {recipe}: cannot be read as a YAML file: {error}") from None
 
 
 def _checked(parser: argparse.ArgumentParser, action: argparse.Action, item: Any) -> Any:

@@ -2,7 +2,7 @@
 
     accelerate launch scripts/train_lora.py --dataset data --pretrained_model_name_or_path ACE-Step/acestep-v15-base \\
         --output_dir my-lora --mixed_precision bf16 --gradient_checkpointing
-    accelerate launch scripts/train_lora.py --config recipes/album.yaml --dataset data \\
+    accelerate launch scripts/train_lora.py --config recipes/album_16gb.yaml --dataset data \\
         --pretrained_model_name_or_path ACE-Step/acestep-v15-base --output_dir my-lora --resume_from_checkpoint latest
 
 Writes pytorch_lora_weights.safetensors, which `AceStepPipeline.load_lora_weights` loads, with metrics.jsonl, loss.png

@@ -15,6 +15,7 @@ from acestep.train.sharding import gathered
 from acestep.train.starts import PissaStart
 from acestep.train.targets import Patterns, expand_target_modules, linear_layers, targeted
 
+DROPOUTS = ("lora_dropout", "rank_dropout", "module_dropout")  # PEFT's names
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
 
 
@@ -140,9 +141,12 @@ def adapter_content(transformer: nn.Module, start: PissaStart | None = None) -> 
 
     weights = {name: gathered(weight) for name, weight in get_peft_model_state_dict(transformer).items()}
     metadata = _collate_lora_metadata({"transformer": transformer})
+    config = metadata["transformer_lora_adapter_metadata"]
     if start is not None:
-        weights, config = start.as_plain_lora(weights, metadata["transformer_lora_adapter_metadata"])
-        metadata["transformer_lora_adapter_metadata"] = config
+        weights, config = start.as_plain_lora(weights, config)
+    # Dropout is for training: what loads the file may leave it at work, as diffusers' pipelines do.
+    config = {key: 0.0 if key in DROPOUTS else value for key, value in config.items()}
+    metadata["transformer_lora_adapter_metadata"] = config
     return AdapterContent(weights, metadata)
 
 

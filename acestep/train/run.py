@@ -136,6 +136,7 @@ def _conclude(trainer: Trainer, checkpoint: Checkpoint, record: ModelRecord, beg
         "validation_after": held,
         "best": asdict(trainer.best) if validation is not None else None,
         "stopped_early": trainer.stopped_early,
+        "options": options_as_dict(options),
         "peak_memory": peak_memory(accelerator.device),
         "seconds": round(time.monotonic() - began, 1),
     }

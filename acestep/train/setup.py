@@ -75,17 +75,13 @@ def make_trainer(
         crop_frames=crop_frames,
         sample_latents=options.sample_latents,
     )
-    velocity_loss = VelocityLoss(
+    velocity_loss = make_velocity_loss(
         transformer,
         checkpoint.silence_latent().to(accelerator.device),
         checkpoint.null_condition().to(accelerator.device),
-        options.loss_weighting,
-        options.snr_gamma,
+        options,
+        autocast(accelerator.device, precision),
         masks=attention != "native",
-        dropout_seed=options.seed if options.lora_dropout else None,
-        autocast=partial(torch.autocast, accelerator.device.type, torch.float16)
-        if precision == "fp16"
-        else nullcontext,
     )
     patterns = Patterns()
     if options.rank_pattern_file:
@@ -114,6 +110,27 @@ def make_trainer(
     )
 
 
+def make_velocity_loss(
+    transformer: torch.nn.Module,
+    silence_latent: torch.Tensor,
+    null_condition: torch.Tensor,
+    options: TrainOptions,
+    autocast: Callable[[], AbstractContextManager],
+    masks: bool,
+) -> VelocityLoss:
+    """The loss as the options say it; arguments as `VelocityLoss` has them."""
+    return VelocityLoss(
+        transformer,
+        silence_latent,
+        null_condition,
+        options.loss_weighting,
+        options.snr_gamma,
+        masks=masks,
+        dropout_seed=options.seed if options.lora_dropout else None,
+        autocast=autocast,
+    )
+
+
 def autocast(device: torch.device, precision: str) -> Callable[[], AbstractContextManager]:
     """What is entered around the transformer: torch's autocast in the run's precision, or nothing."""
     return nullcontext if precision == "no" else partial(torch.autocast, device.type, DTYPES[precision])
@@ -131,22 +148,12 @@ def _put_adapter(
     """Put the adapter on; returns the start of a PiSSA adapter."""
     if options.init_lora:
         # a run that goes on does not need what it began with
-        _put_existing(transformer, str(saved.path) if saved else options.init_lora, options.seed)
+        source = str(saved.path) if saved else options.init_lora
+        _put_existing(transformer, source, options.seed, options.lora_dropout)
         return None
-    targets = expand_target_modules(options.target_modules, transformer, options.layers)
-    patterns.check(targeted(targets, transformer), f"--rank_pattern_file {options.rank_pattern_file}")
     # a run that goes on takes its start from the checkpoint
     start = "default" if saved else options.init_lora_weights
-    config = adapter_config(
-        options.adapter,
-        targets,
-        options.rank,
-        options.alpha,
-        options.use_rslora,
-        dropout=options.lora_dropout,
-        start=start,
-        patterns=patterns,
-    )
+    config = new_adapter_config(transformer, options, patterns, start)
     if start in ("default", "gaussian"):
         put_adapter(transformer, config, options.seed)
         if not options.init_lora_weights.startswith("pissa"):
@@ -172,7 +179,27 @@ def _put_adapter(
     return PissaStart.of(transformer)
 
 
-def _put_existing(transformer: torch.nn.Module, source: str, seed: int) -> None:
+def new_adapter_config(transformer: torch.nn.Module, options: TrainOptions, patterns: Patterns, start: str) -> Any:
+    """PEFT's configuration of the adapter that the options describe.
+
+    Args:
+        start: see `adapter_config`.
+    """
+    targets = expand_target_modules(options.target_modules, transformer, options.layers)
+    patterns.check(targeted(targets, transformer), f"--rank_pattern_file {options.rank_pattern_file}")
+    return adapter_config(
+        options.adapter,
+        targets,
+        options.rank,
+        options.alpha,
+        options.use_rslora,
+        dropout=options.lora_dropout,
+        start=start,
+        patterns=patterns,
+    )
+
+
+def _put_existing(transformer: torch.nn.Module, source: str, seed: int, dropout: float) -> None:
     """Put an adapter on that was trained before, in any layout that is read."""
     import peft
 
@@ -180,8 +207,12 @@ def _put_existing(transformer: torch.nn.Module, source: str, seed: int) -> None:
     from acestep.errors import UserError
 
     adapter = read_adapter(source)
+    config = adapter.peft_config()
+    for name in ("lora_dropout", "rank_dropout"):
+        if hasattr(config, name):
+            setattr(config, name, dropout)
     try:
-        put_adapter(transformer, adapter.peft_config(), seed)
+        put_adapter(transformer, config, seed)
         found = peft.set_peft_model_state_dict(transformer, adapter.state_dict())
     except (RuntimeError, ValueError) as error:
         raise UserError(f"--init_lora {source}: does not fit this model: {' '.join(str(error).split())}") from error

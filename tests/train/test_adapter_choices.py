@@ -226,3 +226,15 @@ def test_options_that_do_not_go_together_are_refused(more, message):
     with pytest.raises(UserError) as error:
         parse_options(TrainOptions, "", [*needed, *more]).check()
     assert message in str(error.value)
+
+
+def test_no_dropout_is_left_in_what_is_saved(encoded, train_here, tmp_path):
+    """diffusers' pipelines would play it with dropout at work."""
+    from acestep.models.generation import Generator
+
+    train_here(tmp_path, *SHORT, "--lora_dropout", 0.5)
+    generator = Generator(Checkpoint(str(encoded.model)), "cpu", torch.float32, [str(tmp_path)], [1.0])
+    generator.pipeline.transformer.train()
+    modules = [module for name, module in generator.pipeline.transformer.named_modules() if "lora_dropout" in name]
+    assert modules
+    assert not any(isinstance(module, torch.nn.Dropout) and module.p for module in modules)
