@@ -1,5 +1,6 @@
 """An adapter compared with what it should be: its updates layer by layer, and what the model computes with it."""
 
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -95,6 +96,7 @@ def velocity_with(checkpoint: Checkpoint, adapters: Sequence[tuple[Adapter, floa
 
     One adapter at weight 1 is put on by PEFT, as every player does it; others are added to the weights.
     """
+    gc.collect()  # PEFT's modules hold each other, and the transformer before this one with them
     transformer = checkpoint.transformer(torch.float32)
     if len(adapters) == 1 and adapters[0][1] == 1:
         put_on(transformer, adapters[0][0], "compared")

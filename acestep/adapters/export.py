@@ -172,17 +172,13 @@ def _check(
     Raises:
         UserError: when it is something else.
     """
-    floor = 1e-2  # see `compare_updates`
-    name, difference = compare_updates(found, [(wanted, 1.0)], base, floor).worst
+    compared = compare_updates(found, [(wanted, 1.0)] if lossy else expected, base, floor=1e-2)
+    name, difference = compared.worst
     if not difference <= TOLERANCE:
         raise UserError(f"what was written is not what was to be: {name} is off by {difference:.1e} of its norm.")
     if lossy:
         _say_cost(compare_updates(found, expected, base), say)
     else:
-        compared = compare_updates(found, expected, base, floor)
-        name, difference = compared.worst
-        if not difference <= TOLERANCE:
-            raise UserError(f"what was written is not what was given: {name} is off by {difference:.1e} of its norm.")
         what = "update" if compared.on_base else "factors (the update depends on the model)"
         say(f"read back: the {what} of each of {len(compared.layers)} layers is as given, within {difference:.1e}")
     if checkpoint is None:

@@ -11,14 +11,6 @@ from acestep.adapters.reading import read_adapter
 
 logger = logging.getLogger(__name__)
 
-# Parts of weight names that only these kinds have; diffusers' pipelines know none of them.
-OTHER_KINDS = (".lokr_", ".hada_", ".oft_R")
-
-
-def is_other_kind(keys: list[str]) -> bool:
-    """Whether an adapter is LoKr, LoHa or OFT, which `AceStepPipeline.load_lora_weights` does not load."""
-    return any(part in key for key in keys for part in OTHER_KINDS)
-
 
 def load_adapter(transformer: nn.Module, adapter: str | Path, name: str, revision: str | None = None) -> Adapter:
     """Put an adapter on the transformer through PEFT; its weights are frozen.

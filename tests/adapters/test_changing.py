@@ -225,3 +225,15 @@ def test_the_exact_rank_of_a_product_of_low_ranks(made):
     ranks = {"lora": 4, "lokr": 2 * 4, "loha": 9, "dora": None, "oft": None}
     for kind, rank in ranks.items():
         assert exact_rank(read_adapter(made(kind).folder)) == rank
+
+
+@pytest.mark.parametrize("kind", ["lokr", "loha"])
+def test_a_resized_adapter_is_what_peft_converts_it_to(made, tmp_path, kind):
+    from peft import convert_to_lora
+
+    transformer = made(kind).transformer
+    _, converted = convert_to_lora(transformer, rank=2)
+    adapter = read_adapter(exported(made(kind).folder, "lora", tmp_path, resize_rank=2)[0])
+    for layer in TARGETS:
+        expected = converted[f"{layer}.lora_B.weight"] @ converted[f"{layer}.lora_A.weight"]
+        assert_same(update(adapter, layer), expected, 1e-4)
