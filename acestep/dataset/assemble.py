@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from acestep.dataset.folders import replace_folder, staging_folder
 from acestep.dataset.schema import RECORD_COLUMN, TENSORS, ModelRecord, features
@@ -110,14 +111,14 @@ def write_dataset(
 def _stored(values: np.ndarray | None, dtype: str, row: dict[str, Any], name: str) -> np.ndarray | None:
     if values is None:
         return None
-    with np.errstate(over="ignore"):
-        stored = values.astype(dtype)
-    if not np.isfinite(stored).all():
+    # torch rounds as numpy does, several times as fast
+    stored = torch.from_numpy(values).to(getattr(torch, dtype))
+    if not stored.isfinite().all():
         raise UserError(
             f"{row['file_name']}: {name} reaches {np.abs(values).max():.4g}, which float16 cannot hold. "
             "Prepare with --storage_dtype float32."
         )
-    return stored
+    return stored.numpy()
 
 
 def _hashes(tensors: dict[str, np.ndarray | None]) -> dict[str, str]:

@@ -16,7 +16,7 @@ import torch
 
 from acestep.dataset.hub import on_hub
 from acestep.dataset.publish import INDEX_COLUMNS, index_name
-from acestep.dataset.rows import to_tensor
+from acestep.dataset.rows import TensorColumn
 from acestep.errors import UserError
 
 OPEN_SHARDS = 64  # whose footers (some 5 kB a row) are kept in memory
@@ -40,7 +40,7 @@ class StreamedRows:
 
         self.repo_id, self.commit = repo_id, commit
         self._shards: OrderedDict[str, Any] = OrderedDict()
-        self._kept: OrderedDict[tuple[int, str], Any] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, str], TensorColumn] = OrderedDict()
         self._process = os.getpid()
         try:
             table = self._on_hub(lambda: parquet.read_table(io.BytesIO(self._file(index_name(split)).read())))
@@ -64,17 +64,17 @@ class StreamedRows:
 
     def tensor(self, index: int, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor | None:
         """Rows `start` to `stop` of a tensor column, `[length, channels]` in float32; None where the row has none."""
-        return to_tensor(self._column(index, name), start, stop)
+        return self._column(index, name).tensor(0, start, stop)
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_shards": OrderedDict(), "_kept": OrderedDict()}
 
-    def _column(self, index: int, name: str) -> Any:
-        """One tensor column of one row, as an Arrow array."""
+    def _column(self, index: int, name: str) -> TensorColumn:
+        """One tensor column of one row."""
         if (index, name) not in self._kept:
             shard, row_group = (self._index.column(column)[index].as_py() for column in INDEX_COLUMNS)
             table = self._on_hub(lambda: self._shard(shard).read_row_group(row_group, columns=[name]))
-            self._kept[index, name] = table.column(0).chunk(0)
+            self._kept[index, name] = TensorColumn(table.column(0))
             while len(self._kept) > 1 and sum(column.nbytes for column in self._kept.values()) > KEPT_BYTES:
                 self._kept.popitem(last=False)
         self._kept.move_to_end((index, name))
