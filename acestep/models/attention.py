@@ -49,18 +49,31 @@ def install_attention(transformer: nn.Module, implementation: str = "auto", bloc
     if implementation == "native":
         return "native"
     implementation = "blockwise" if implementation == "auto" else implementation
-    lengths = Lengths()
-    for module in unwrapped(transformer).modules():
+    lengths, model = Lengths(), unwrapped(transformer)
+    for module in model.modules():
         if isinstance(module, AceStepAttention):
             module.set_processor(AttentionProcessor(module.processor, implementation, block, lengths))
+    model.proj_in_conv.register_forward_hook(_tokens_together)
     return implementation
 
 
 def remove_attention(transformer: nn.Module) -> None:
-    """Give back the attention processors that `install_attention` replaced."""
+    """Undo `install_attention`: the processors that it replaced are back."""
     for module in unwrapped(transformer).modules():
         if isinstance(module, AceStepAttention) and isinstance(module.processor, AttentionProcessor):
             module.set_processor(module.processor.replaced)
+        for key, hook in list(module._forward_hooks.items()):
+            if hook is _tokens_together:
+                del module._forward_hooks[key]
+
+
+def _tokens_together(_module: nn.Module, _inputs: tuple, out: torch.Tensor) -> torch.Tensor:
+    """The patches' embeddings `[B, D, S]`, each token's values side by side in memory.
+
+    The model goes on with their transpose, whose layout its residual stream would keep through all layers: every norm
+    and every sum would walk through memory in strides.
+    """
+    return out.transpose(1, 2).contiguous().transpose(1, 2)
 
 
 @dataclass

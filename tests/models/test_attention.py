@@ -177,8 +177,23 @@ def test_removing_gives_the_original_back():
     install_attention(transformer)
     remove_attention(transformer)
     after = step_of(transformer, batch)
+    assert not transformer.proj_in_conv._forward_hooks
     assert torch.equal(after[0], before[0])
     assert all(torch.equal(after[1][name], gradient) for name, gradient in before[1].items())
+
+
+def test_every_layers_input_has_the_values_of_a_token_side_by_side():
+    native, ours = both(make_transformer())
+    contiguous = {"native": [], "ours": []}
+    for name, transformer in (("native", native), ("ours", ours)):
+        for layer in transformer.layers:
+            seen = contiguous[name]
+            layer.register_forward_pre_hook(
+                lambda _module, inputs, named, seen=seen: seen.append(named["hidden_states"].is_contiguous()),
+                with_kwargs=True,
+            )
+        velocity_of(transformer, make_batch(100))
+    assert contiguous == {"native": [False] * 4, "ours": [True] * 4}
 
 
 def test_the_models_weights_and_names_stay_the_same():
