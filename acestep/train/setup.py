@@ -13,6 +13,7 @@ import torch
 from acestep.dataset.rows import EncodedRows
 from acestep.models.attention import install_attention
 from acestep.models.checkpoint import Checkpoint
+from acestep.models.compiling import compile_layers
 from acestep.models.generation_requests import Request
 from acestep.models.quantization import quantize
 from acestep.train.adapter import adapter_config, put_adapter
@@ -29,6 +30,7 @@ from acestep.train.starts import PissaStart, eva_start, set_eva_start
 from acestep.train.step import VelocityLoss
 from acestep.train.stepping import make_scaler
 from acestep.train.targets import Patterns, expand_target_modules, read_patterns, targeted
+from acestep.train.zero import configure_zero, is_zero
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 EVA_SAMPLES, EVA_FRAMES = 16, 1500  # songs, and how much of each, that an EVA start looks at
@@ -89,7 +91,11 @@ def make_trainer(
     start = _put_adapter(transformer, options, patterns, saved, velocity_loss, samples, accelerator)
     if options.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
+    if options.compile:
+        compile_layers(transformer)
     optimizer = make_optimizer(trainable(transformer), options)
+    if is_zero(accelerator):
+        configure_zero(accelerator, options, sum(weight.numel() for _, weight in trainable(transformer)))
     transformer, optimizer = accelerator.prepare(transformer, optimizer)
     velocity_loss.transformer = transformer
     return Trainer(
