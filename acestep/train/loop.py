@@ -28,6 +28,7 @@ from acestep.train.starts import PissaStart
 from acestep.train.step import VelocityLoss
 from acestep.train.stepping import Stepper, memory_advice, raise_out_of_memory
 from acestep.train.validation import BEST, Best
+from acestep.train.zero import Zero, is_zero
 
 MAX_BAD_STEPS = 10  # not finite in a row
 AVERAGE = "ema"  # folder of the adapter's exponential mean
@@ -72,6 +73,7 @@ class Trainer:
         self.accelerator, self.transformer, self.optimizer = accelerator, transformer, optimizer
         self.rows, self.options, self.output_dir, self.identity = rows, options, output_dir, identity
         self.validation, self.start, self.scaler, self.previews = validation, start, scaler, previews
+        self.zero = Zero(transformer, accelerator) if is_zero(accelerator) else None
         self.layout = StepLayout(
             options.train_batch_size, options.gradient_accumulation_steps, accelerator.num_processes
         )
@@ -109,6 +111,7 @@ class Trainer:
             len(rows),
             options.max_grad_norm,
             scaler,
+            self.zero,
         )
         self.progress, self.best = Progress(step=first_step), Best()
         self.before: dict[str, Any] | None = None  # loss on the songs of the run at its start
@@ -124,6 +127,8 @@ class Trainer:
     @property
     def inner_optimizer(self) -> torch.optim.Optimizer:
         """Without accelerate's wrapper."""
+        if self.zero is not None:
+            return self.zero.inner_optimizer
         return getattr(self.optimizer, "optimizer", self.optimizer)
 
     @property

@@ -30,6 +30,7 @@ from acestep.train.setup import make_trainer
 from acestep.train.sharding import check_sharded, gathered, is_sharded
 from acestep.train.signals import StopSignal
 from acestep.train.validation import BEST, open_splits
+from acestep.train.zero import check_zero, is_zero
 
 SUMMARY_NAME = "training_summary.json"
 
@@ -71,6 +72,8 @@ def train(options: TrainOptions, preview_requests: list[Request] | None = None) 
     )
     if is_sharded(accelerator):
         check_sharded(options, precision)
+    if is_zero(accelerator):
+        check_zero(options, precision, accelerator)
     if saved is None and accelerator.is_main_process:
         _begin_anew(output_dir)
     began = time.monotonic()
@@ -172,6 +175,7 @@ def _announce(trainer: Trainer, model: str, minutes: float, precision: str, say:
         f"({layout.batch_size} x {layout.accumulation} x {layout.processes}), t by {samples.law}, "
         f"condition dropout {samples.condition_dropout:g}, {accelerator.device}, mixed precision {precision}"
         + (", weights shared out by FSDP2" if is_sharded(accelerator) else "")
+        + (", optimizer shared out by DeepSpeed" if is_zero(accelerator) else "")
     )
     if trainer.validation is not None:
         say(f"held out: {len(trainer.validation)} rows, measured every {options.validation_every(trainer.steps)} steps")

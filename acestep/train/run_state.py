@@ -27,7 +27,7 @@ def capture_run(trainer: "Trainer") -> tuple[dict[str, torch.Tensor], dict[str, 
     No random state is among them: every draw is keyed by the seed and its place, and the order of the songs and the
     learning rate are functions of the step.
     """
-    tensors = training_tensors(trainer.named, trainer.inner_optimizer)
+    tensors = training_tensors(trainer.named, _states(trainer))
     if trainer.average is not None:
         tensors |= trainer.average.tensors()
     if trainer.start is not None:
@@ -53,7 +53,10 @@ def restore_run(trainer: "Trainer", saved: SavedState) -> None:
     missing = missing_weights(saved.tensors, trainer.named)
     if missing:
         raise UserError(f"{saved.path}: holds no {missing[0]}, which the adapter has now.")
-    restore_training_tensors(saved.tensors, trainer.named, trainer.inner_optimizer)
+    states = _states(trainer)
+    restore_training_tensors(saved.tensors, trainer.named, states)
+    if trainer.zero is not None:
+        trainer.zero.share_out(states)
     restore_group_settings(saved.state["optimizer_groups"], trainer.inner_optimizer)
     if trainer.average is not None:
         trainer.average.restore(saved.tensors, saved.state["average_count"])
@@ -63,3 +66,8 @@ def restore_run(trainer: "Trainer", saved: SavedState) -> None:
     trainer.before, trainer.base = saved.state["evaluation_before"], saved.state["base"]
     for _ in range(trainer.progress.step):  # a function of the number of steps alone
         trainer.scheduler.step()
+
+
+def _states(trainer: "Trainer") -> Any:
+    """What holds the optimizer's states by weight."""
+    return trainer.inner_optimizer if trainer.zero is None else trainer.zero.whole_states()

@@ -13,6 +13,7 @@ from acestep.train.batches import StepLayout
 from acestep.train.evaluation import to_device
 from acestep.train.options import TrainOptions
 from acestep.train.step import VelocityLoss
+from acestep.train.zero import Zero
 
 LEAST_SCALE = 1.0  # of a float16 run's loss: below it the trouble is not the number format
 
@@ -29,6 +30,7 @@ class Stepper:
         layout, rows: how many samples each step has.
         max_grad_norm: gradients are clipped to it; 0: not.
         scaler: of the loss, for float16.
+        zero: makes the steps when DeepSpeed shares out the optimizer.
     """
 
     def __init__(
@@ -42,10 +44,12 @@ class Stepper:
         rows: int,
         max_grad_norm: float,
         scaler: torch.amp.GradScaler | None = None,
+        zero: Zero | None = None,
     ):
         self.accelerator, self.velocity_loss = accelerator, velocity_loss
         self.optimizer, self.scheduler, self.trainable = optimizer, scheduler, trainable
         self.layout, self.rows, self.max_grad_norm, self.scaler = layout, rows, max_grad_norm, scaler
+        self.zero = zero
 
     def __call__(
         self, step: int, micro_batches: Iterator[dict], asks: list[bool]
@@ -88,6 +92,8 @@ class Stepper:
             self._apply()
         elif self.scaler is not None:
             self.scaler.update()
+        elif self.zero is not None:
+            self.zero.skip()
         self.optimizer.zero_grad()
         self.scheduler.step()
         record = {
@@ -111,17 +117,23 @@ class Stepper:
 
     def _backward(self, batch: dict, group: list[int], count: int, synchronize: bool) -> torch.Tensor:
         """Add the gradient of one group; returns its losses, those of samples that only fill up being 0."""
-        context = nullcontext() if synchronize else self.accelerator.no_sync(self.velocity_loss.transformer)
+        waits = not synchronize and self.zero is None
+        context = self.accelerator.no_sync(self.velocity_loss.transformer) if waits else nullcontext()
         with context:
             losses = self.velocity_loss(batch, group)
             losses = torch.where(batch["weight"][group] > 0, losses, torch.zeros_like(losses))
             # processes average their gradients: times their number, the sum over all samples is left
             share = losses.sum() * self.accelerator.num_processes / count
-            self.accelerator.backward(share if self.scaler is None else self.scaler.scale(share))
+            if self.zero is not None:
+                self.zero.backward(share, last=synchronize)
+            else:
+                self.accelerator.backward(share if self.scaler is None else self.scaler.scale(share))
         return losses.detach()
 
     def _clip(self) -> torch.Tensor:
         """Clip the gradients; returns their norm before."""
+        if self.zero is not None:
+            return self.zero.clip(self.max_grad_norm)
         if self.max_grad_norm:
             norm = self.accelerator.clip_grad_norm_(self.trainable, self.max_grad_norm)
         else:
@@ -136,7 +148,9 @@ class Stepper:
         return False, self.scaler.get_scale() > LEAST_SCALE
 
     def _apply(self) -> None:
-        if self.scaler is None:
+        if self.zero is not None:
+            self.zero.step()
+        elif self.scaler is None:
             self.optimizer.step()
         else:
             self.scaler.step(self._inner)
