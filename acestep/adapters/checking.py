@@ -1,6 +1,5 @@
 """An adapter compared with what it should be: its updates layer by layer, and what the model computes with it."""
 
-import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -96,7 +95,6 @@ def velocity_with(checkpoint: Checkpoint, adapters: Sequence[tuple[Adapter, floa
 
     One adapter at weight 1 is put on by PEFT, as every player does it; others are added to the weights.
     """
-    gc.collect()  # PEFT's modules hold each other, and the transformer before this one with them
     transformer = checkpoint.transformer(torch.float32)
     if len(adapters) == 1 and adapters[0][1] == 1:
         put_on(transformer, adapters[0][0], "compared")
@@ -107,7 +105,9 @@ def velocity_with(checkpoint: Checkpoint, adapters: Sequence[tuple[Adapter, floa
             for adapter, factor in adapters:
                 if name in adapter.layers:
                     weight += factor * update(adapter, name, own)
-    return velocity(transformer)
+    found = velocity(transformer)
+    transformer.to("meta")  # PEFT's modules hold each other: without this the weights would stay for a while
+    return found
 
 
 @torch.no_grad()

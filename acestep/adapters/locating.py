@@ -42,6 +42,8 @@ def locate_adapter(name: str, revision: str | None = None) -> Located:
         if not (folder / on_hub[2]).is_file():
             raise UserError(f"{name}: {on_hub[1]} has no file {on_hub[2]}.")
         return _of_file(folder / on_hub[2], name)
+    if path.suffix == ".safetensors" and not path.exists():
+        raise UserError(f"{name}: no such file.")
     repository = Repository(name, revision)
     folder = repository.fetch(DIFFUSERS_FILE, PEFT_FILE, PEFT_CONFIG, SUMMARY)
     for known in (DIFFUSERS_FILE, PEFT_FILE):

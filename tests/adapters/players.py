@@ -15,7 +15,8 @@ ATTENTION = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj"}
 
 def diffusers_velocity(model: Path, folder: Path) -> torch.Tensor:
     """With the adapter loaded by `AceStepPipeline.load_lora_weights`."""
-    pipeline = AceStepPipeline.from_pretrained(model)
+    parts = ("vae", "text_encoder", "tokenizer", "condition_encoder", "audio_tokenizer", "audio_token_detokenizer")
+    pipeline = AceStepPipeline.from_pretrained(model, **dict.fromkeys(parts))
     pipeline.load_lora_weights(folder)
     (name,) = pipeline.transformer.peft_config
     pipeline.set_adapters([name])
