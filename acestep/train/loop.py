@@ -1,7 +1,7 @@
 """The training loop: steps of the optimizer over a dataset, with what happens between them."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ class Trainer:
         start: of a PiSSA adapter.
         scaler: of a float16 run's loss.
         previews: makes music at some steps.
+        on_saved: told the folder of each checkpoint, in the main process.
     """
 
     def __init__(
@@ -69,10 +70,12 @@ class Trainer:
         start: PissaStart | None = None,
         scaler: torch.amp.GradScaler | None = None,
         previews: Any = None,
+        on_saved: Callable[[Path], None] | None = None,
     ):
         self.accelerator, self.transformer, self.optimizer = accelerator, transformer, optimizer
         self.rows, self.options, self.output_dir, self.identity = rows, options, output_dir, identity
         self.validation, self.start, self.scaler, self.previews = validation, start, scaler, previews
+        self.on_saved = on_saved
         self.zero = Zero(transformer, accelerator) if is_zero(accelerator) else None
         self.layout = StepLayout(
             options.train_batch_size, options.gradient_accumulation_steps, accelerator.num_processes
@@ -215,6 +218,8 @@ class Trainer:
                 lambda folder: write_adapter(adapter, folder),
                 self.options.checkpoints_total_limit,
             )
+            if self.on_saved is not None:
+                self.on_saved(target)
         self.last_save = time.monotonic()
         self.accelerator.wait_for_everyone()
         return target

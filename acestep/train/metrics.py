@@ -60,7 +60,7 @@ def running_mean(values: Iterable[float], weight: float = 0.95) -> list[float]:
 
 
 def plot_loss(folder: Path) -> Path:
-    """Draw `loss.png` from metrics.jsonl: each step's loss, its running mean, and the loss at fixed noise.
+    """Draw `loss.png` from metrics.jsonl: each step's loss, its running mean, at fixed noise, on held-out songs.
 
     Returns:
         The picture's path.
@@ -85,6 +85,18 @@ def plot_loss(folder: Path) -> Path:
             marker="o",
             label="all songs at fixed noise",
         )
+    base = [record["loss"] for record in records if record["event"] == "base"]
+    held = [record for record in records if record["event"] == "validation"]
+    if held:
+        axes.plot(
+            [record["step"] for record in held],
+            [record["loss"] for record in held],
+            color="tab:green",
+            marker="s",
+            markersize=4,
+            label="held-out songs",
+        )
+        axes.axhline(base[-1], color="tab:green", linestyle="--", linewidth=1, label="held-out songs, without adapter")
     axes.set_xlabel("step")
     axes.set_ylabel("mean squared error of the velocity")
     axes.grid(alpha=0.3)

@@ -154,6 +154,12 @@ class TrainOptions:
     evaluation_draws: int = option(
         4, "noise levels at which the loss on all songs is measured with fixed noise before and after (0: not measured)"
     )
+    push_to_hub: bool = option(False, "upload the adapter, its card, picture and previews to --hub_model_id at the end")
+    hub_model_id: str | None = option(None, "repository on the Hub, user/name; a new one is private")
+    hub_public: bool = option(False, "make a new repository public")
+    push_checkpoints: bool = option(False, "upload the adapter of each checkpoint too, in the background")
+    license: str | None = option(None, "licence of the adapter for its card, such as apache-2.0 or cc-by-nc-4.0")
+    rights: str | None = option(None, "your statement about the rights in the music, for the card")
     report_to: list[str] = option(["none"], "trackers besides metrics.jsonl: tensorboard, wandb, trackio")
     cpu: bool = option(False, "train on the CPU although there is a GPU")
 
@@ -170,6 +176,10 @@ class TrainOptions:
         self._check_optimizer()
         if self.validation_split and self.validation_dataset:
             raise UserError("--validation_split and --validation_dataset: choose one of them.")
+        if self.push_to_hub != bool(self.hub_model_id):
+            raise UserError("--push_to_hub and --hub_model_id: each needs the other.")
+        if self.push_checkpoints and not self.push_to_hub:
+            raise UserError("--push_checkpoints: needs --push_to_hub.")
         if self.preview_steps and not self.preview_prompts:
             raise UserError("--preview_steps: needs --preview_prompts, the file with what to generate.")
 

@@ -3,11 +3,13 @@
 import json
 import math
 import os
+import platform
 import shutil
 import signal
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +37,16 @@ from acestep.train.zero import check_zero, is_zero
 SUMMARY_NAME = "training_summary.json"
 
 
-def train(options: TrainOptions, preview_requests: list[Request] | None = None) -> dict[str, Any]:
+def train(
+    options: TrainOptions,
+    preview_requests: list[Request] | None = None,
+    on_saved: Callable[[Path], None] | None = None,
+) -> dict[str, Any]:
     """Train an adapter and write it with its metrics.
 
     Args:
         preview_requests: the content of `--preview_prompts`.
+        on_saved: told the folder of each checkpoint when it is whole, in the main process.
 
     Returns:
         The summary that is also written to `training_summary.json`; for a run that was told to stop only the signal's
@@ -78,7 +85,7 @@ def train(options: TrainOptions, preview_requests: list[Request] | None = None) 
         _begin_anew(output_dir)
     began = time.monotonic()
     trainer = make_trainer(
-        options, accelerator, precision, checkpoint, rows, validation, crop_frames, saved, preview_requests
+        options, accelerator, precision, checkpoint, rows, validation, crop_frames, saved, preview_requests, on_saved
     )
     if trackers:
         plain = {k: v if isinstance(v, (int, float, bool)) else str(v) for k, v in options_as_dict(options).items()}
@@ -124,6 +131,10 @@ def _conclude(trainer: Trainer, checkpoint: Checkpoint, record: ModelRecord, beg
         "model": checkpoint.name,
         "model_revision": checkpoint.commit,
         "dataset_model": record.model,
+        **_dataset_source(options),
+        "songs": len(set(rows.column("song_id"))),
+        "trigger_tags": sorted({tag for tag in rows.column("custom_tag") if tag}),
+        "adapter": describe_adapter(trainer.unwrapped),
         "dataset_rows": len(rows),
         "dataset_minutes": round(minutes, 3),
         "steps": trainer.progress.step,
@@ -139,13 +150,34 @@ def _conclude(trainer: Trainer, checkpoint: Checkpoint, record: ModelRecord, beg
         "validation_after": held,
         "best": asdict(trainer.best) if validation is not None else None,
         "stopped_early": trainer.stopped_early,
+        "learning_rate": options.peak_learning_rate,
         "options": options_as_dict(options),
+        "device": _device_name(accelerator.device),
+        "versions": {name: version(name) for name in ("torch", "diffusers", "peft", "accelerate", "acestep-lora")},
         "peak_memory": peak_memory(accelerator.device),
         "seconds": round(time.monotonic() - began, 1),
     }
     if accelerator.is_main_process:
         _finish(output_dir, path, summary)
     return summary
+
+
+def _dataset_source(options: TrainOptions) -> dict[str, str | None]:
+    """Hub id and commit of the dataset; None of one on disk, whose path says nothing elsewhere."""
+    if Path(options.dataset).expanduser().is_dir():
+        return {"dataset_id": None, "dataset_revision": None}
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        commit = HfApi().dataset_info(options.dataset, revision=options.dataset_revision).sha
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError):  # only for the record
+        commit = options.dataset_revision
+    return {"dataset_id": options.dataset, "dataset_revision": commit}
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"a CPU ({platform.machine()})"
 
 
 def _precision(options: TrainOptions) -> str:

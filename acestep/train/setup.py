@@ -47,6 +47,7 @@ def make_trainer(
     crop_frames: int,
     saved: SavedState | None,
     preview_requests: list[Request] | None = None,
+    on_saved: Callable[[Path], None] | None = None,
 ) -> Trainer:
     """Model, adapter, optimizer and samples, put together.
 
@@ -56,6 +57,7 @@ def make_trainer(
         crop_frames: see `TrainingSamples`.
         saved: where the run goes on; the trainer is not restored yet.
         preview_requests: what is played while training.
+        on_saved: told the folder of each checkpoint.
     """
     previews = None
     if preview_requests:  # first, since its encoders need memory only now
@@ -113,6 +115,7 @@ def make_trainer(
         start=start,
         scaler=make_scaler(precision, accelerator.device),
         previews=previews,
+        on_saved=on_saved,
     )
 
 
@@ -209,23 +212,17 @@ def _put_existing(transformer: torch.nn.Module, source: str, seed: int, dropout:
     """Put an adapter on that was trained before, in any layout that is read."""
     import peft
 
+    from acestep.adapters.applying import check_fit
     from acestep.adapters.reading import read_adapter
-    from acestep.errors import UserError
 
     adapter = read_adapter(source)
+    check_fit(adapter, transformer, f"--init_lora {source}")
     config = adapter.peft_config()
     for name in ("lora_dropout", "rank_dropout"):
         if hasattr(config, name):
             setattr(config, name, dropout)
-    try:
-        put_adapter(transformer, config, seed)
-        found = peft.set_peft_model_state_dict(transformer, adapter.state_dict())
-    except (RuntimeError, ValueError) as error:
-        raise UserError(f"--init_lora {source}: does not fit this model: {' '.join(str(error).split())}") from error
-    if found.unexpected_keys:
-        raise UserError(
-            f"--init_lora {source}: does not fit this model; no place for {', '.join(found.unexpected_keys[:8])}."
-        )
+    put_adapter(transformer, config, seed)
+    peft.set_peft_model_state_dict(transformer, adapter.state_dict())
 
 
 def _identity(
