@@ -9,10 +9,10 @@ import numpy as np
 
 from acestep.evaluation.held_out import HeldOut, Training
 from acestep.evaluation.metrics import PairedImprovement
+from acestep.evaluation.model import BASE
 from acestep.train.evaluation import timestep_grid
 
 FEWEST_SONGS = 5  # with fewer an interval over songs says nothing
-BASE = "base"
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def notes(held: HeldOut, label: str, training: Training) -> list[str]:
 def figures(found: Comparison) -> str:
     """Losses, change, interval and songs, such as `loss 1.204 -> 1.151, 4.4 % lower (95 % interval ...)`."""
     whole = found.whole
-    losses = f"loss {whole['reference_loss']:.4g} -> {whole['loss']:.4g}"
+    losses = f"loss {whole['reference_loss']:#.4g} -> {whole['loss']:#.4g}"
     if not found.is_finite:
         return losses
     better = f"better on {whole['better']} of {songs_of(whole['songs'])}"
@@ -160,6 +160,6 @@ def songs_of(count: int, kind: str = "") -> str:
 
 
 def _shown(share: float) -> str:
-    """A share in percent: one decimal, or two digits of what is smaller."""
+    """A share in percent: one decimal, two of what is smaller than one."""
     value = 100 * share
-    return f"{value:.1f}" if abs(value) >= 0.95 or value == 0 else f"{value:.2g}"
+    return f"{value:.1f}" if abs(value) >= 0.95 else f"{value + 0.0:.2f}".replace("-0.00", "0.00")

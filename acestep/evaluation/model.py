@@ -20,6 +20,7 @@ from acestep.train.adapter import put_adapter
 from acestep.train.step import VelocityLoss
 
 ADAPTER = "default"  # what PEFT calls the one that is on
+BASE, HELD_OUT, TRAINING = NAMES = "base", "held-out song", "training songs"  # what stands beside the adapters
 
 
 @dataclass(frozen=True)
@@ -118,20 +119,24 @@ class MeasuredModel:
 
 
 def labels(sources: list[str], scales: list[float]) -> list[str]:
-    """Short names that tell adapters apart: the last part of the path, more of it where that is not enough."""
+    """Short names that tell adapters apart: the last part of the path, more of it where that is not enough.
+
+    Raises:
+        UserError: for the same adapter twice at one strength.
+    """
     parts = [Path(source).parts for source in sources]
-    depth, most = 1, max(len(path) for path in parts)
-    while depth < most and len({path[-depth:] for path in parts}) < len(set(sources)):
-        depth += 1
-    names = ["/".join(part for part in path[-depth:] if part != "/") for path in parts]
+    # what a run calls its own folders says little without the run
+    inner = [path[-1] in ("best", "ema") or path[-1].startswith("checkpoint-") for path in parts]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(path[-depth - is_inner :]).lstrip("/") for path, is_inner in zip(parts, inner, strict=True)]
+        if len(set(names)) == len(set(sources)):
+            break
     strengths = [f" x {scale:g}" if scale != 1 else "" for scale in scales]
     labelled = [name + strength for name, strength in zip(names, strengths, strict=True)]
-    taken = sorted({label for label in labelled if labelled.count(label) > 1})
-    if taken:
-        raise UserError(f"--lora {taken[0]}: is there {labelled.count(taken[0])} times; expected different ones.")
-    if "base" in labelled:  # what the model alone is called
-        return [f"{label} (LoRA)" if label == "base" else label for label in labelled]
-    return labelled
+    for label, source in zip(labelled, sources, strict=True):
+        if labelled.count(label) > 1:
+            raise UserError(f"--lora {source}: is there {labelled.count(label)} times; expected different ones.")
+    return [f"{label} (LoRA)" if label in NAMES else label for label in labelled]
 
 
 def facts(contestant: Contestant) -> dict[str, Any]:
