@@ -17,7 +17,7 @@ songs, what is measured of it, and a page to listen to it. docs/evaluation.md sa
 from dataclasses import dataclass
 from pathlib import Path
 
-from acestep.errors import run_script
+from acestep.errors import UserError, run_script
 from acestep.options import option, parse_options, required
 
 
@@ -55,12 +55,17 @@ def main() -> None:
     from acestep.quiet import quiet_libraries
 
     quiet_libraries()
+    import torch
+
     from acestep.evaluation.report import text, write
     from acestep.evaluation.run import evaluate_adapters
-    from acestep.models.generation import memory_advice
 
-    with memory_advice():
+    try:
         evaluation = evaluate_adapters(options)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            "there is not enough memory on the device. Try --dtype bfloat16, --quantization nf4, or --crop_seconds 60."
+        ) from error
     print(text(evaluation))
     if options.output_dir:
         written = write(evaluation, Path(options.output_dir))

@@ -57,7 +57,7 @@ def text(evaluation: Evaluation) -> str:
         count = len(evaluation.prompts)
         lines += ["", f"generated for the prompts of {count} held-out song{'' if count == 1 else 's'}:"]
         lines += _table(_heard_cells(evaluation.heard))
-    return "\n".join(lines)
+    return "\n".join(lines).encode("utf-8", "replace").decode()  # paths may be no Unicode
 
 
 def record(evaluation: Evaluation) -> dict[str, Any]:
