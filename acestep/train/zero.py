@@ -4,6 +4,7 @@ The weights stay whole in every process. Each makes the optimizer's step for its
 other parts from the others. Accumulation, clipping, skipped steps, schedule and checkpoints remain the trainer's own.
 """
 
+import importlib.metadata
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from acestep.errors import UserError
 from acestep.train.options import TrainOptions
 
+OLDEST = (0, 19)  # of DeepSpeed; 0.18.0 was seen to train something else
 OFFLOADED = ("cpu", "nvme")
 LARGEST_BUCKET = 50_000_000  # gradients reduced at a time; DeepSpeed would set 2 GB aside for it
 
@@ -125,6 +127,12 @@ def check_zero(options: TrainOptions, precision: str, accelerator: Any) -> None:
     Raises:
         UserError: with the way out.
     """
+    version = importlib.metadata.version("deepspeed")
+    if tuple(map(int, version.split(".")[:2])) < OLDEST:
+        raise UserError(
+            f"deepspeed {version}: sums up the gradients of several passes otherwise than one process does. Run `pip "
+            "install -U 'deepspeed>=0.19,<0.20'`, or launch with multi_gpu.yaml."
+        )
     zero = accelerator.state.deepspeed_plugin.deepspeed_config["zero_optimization"]
     stage = zero.get("stage")
     devices = {key: zero.get(key, {}).get("device") for key in ("offload_optimizer", "offload_param")}
