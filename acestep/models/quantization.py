@@ -1,5 +1,7 @@
 """A frozen transformer in fewer bits: linear layers by bitsandbytes, everything else as it was."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 
@@ -17,11 +19,17 @@ def quantize(transformer: nn.Module, kind: str, compute_dtype: torch.dtype, devi
         compute_dtype: of the matrix products of nf4.
         device: where the layers are quantized and stay.
     """
+    for parent, name, linear in block_linears(transformer):
+        setattr(parent, name, _quantized(linear, kind, compute_dtype).to(device))
+
+
+def block_linears(transformer: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
+    """The linear layers that `quantize` replaces, each with its parent and its name there."""
     for block in transformer.layers:
         for parent in [module for module in block.modules() if not isinstance(module, nn.Linear)]:
             for name, child in list(parent.named_children()):
                 if isinstance(child, nn.Linear):
-                    setattr(parent, name, _quantized(child, kind, compute_dtype).to(device))
+                    yield parent, name, child
 
 
 def _quantized(linear: nn.Linear, kind: str, compute_dtype: torch.dtype) -> nn.Linear:
