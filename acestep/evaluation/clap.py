@@ -46,7 +46,7 @@ class Clap:
         found = []
         for piece in pieces:
             heard = self.extractor(piece, sampling_rate=self.extractor.sampling_rate, return_tensors="pt")
-            # The extractor of fusing models calls one piece at random longer than it is.
+            # The extractor of fusing models calls some piece longer than it is, where none is.
             longer = torch.zeros_like(heard["is_longer"])
             features = self.model.get_audio_features(heard["input_features"].to(self.device), longer.to(self.device))
             found.append(features.pooler_output[0])

@@ -3,40 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from transformers import ClapConfig, ClapFeatureExtractor, ClapModel
+from transformers import ClapFeatureExtractor, ClapModel
 
 from acestep.errors import UserError
 from acestep.evaluation.clap import Clap
-
-SIZES = {"hidden_size": 32, "num_attention_heads": [2, 2], "depths": [1, 1], "patch_embeds_hidden_size": 16}
+from tests.evaluation.tiny_clap import save_tiny_clap
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["plain", "fused"])
 def model(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clap")
-    config = ClapConfig(
-        projection_dim=12,
-        text_config={
-            **{"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16},
-            **{"vocab_size": 30, "max_position_embeddings": 20, "projection_dim": 12},
-        },
-        audio_config={
-            **SIZES,
-            **{
-                "projection_dim": 12,
-                "spec_size": 64,
-                "num_mel_bins": 16,
-                "window_size": 4,
-                "enable_fusion": request.param,
-            },
-            **{"num_hidden_layers": 2, "aff_block_r": 2},
-        },
-    )
-    torch.manual_seed(0)
-    ClapModel(config).save_pretrained(folder)
-    truncation = "fusion" if request.param else "rand_trunc"
-    ClapFeatureExtractor(feature_size=16, max_length_s=1, truncation=truncation).save_pretrained(folder)
-    return folder
+    return save_tiny_clap(tmp_path_factory.mktemp("clap"), fused=request.param)
 
 
 def noise(seconds: float, seed: int = 0) -> torch.Tensor:
@@ -52,6 +28,15 @@ def test_each_whole_stretch_has_an_embedding_of_unit_length_the_same_every_time(
     assert np.array_equal(clap(audio, 48_000), found)
     assert not np.allclose(found[0], found[1], atol=1e-4)
     assert np.allclose(clap(audio[:, 48_000:96_000], 48_000), found[1:], atol=1e-6)
+
+
+def test_embeddings_are_the_models_own_of_the_mean_of_the_channels_and_of_no_longer_recording(model):
+    audio = noise(1)
+    extractor, released = ClapFeatureExtractor.from_pretrained(model), ClapModel.from_pretrained(model).eval()
+    features = extractor(audio.mean(dim=0).numpy(), sampling_rate=48_000, return_tensors="pt").input_features
+    with torch.no_grad():
+        expected = released.get_audio_features(features, torch.zeros(1, 1, dtype=torch.bool)).pooler_output
+    assert np.allclose(Clap(str(model), torch.device("cpu"))(audio, 48_000), expected, atol=1e-6)
 
 
 def test_what_is_shorter_is_heard_all_the_same_and_other_rates_are_resampled(model):

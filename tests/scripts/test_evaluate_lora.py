@@ -20,6 +20,7 @@ from acestep.models.generation_requests import Sampling
 from acestep.players import Clip
 from tests.conftest import ROOT
 from tests.evaluation.conftest import held  # noqa: F401
+from tests.evaluation.tiny_clap import save_tiny_clap
 from tests.train.conftest import encoded, train_here  # noqa: F401
 
 
@@ -136,7 +137,7 @@ def played(lora, held, encoded, tmp_path_factory):  # noqa: F811
         held,
     )
     argv += ("--lora", lora, "--validation_draws", 1, "--output_dir", out, "--num_generations", 2)
-    argv += ("--num_inference_steps", 2, "--seed", 3)
+    argv += ("--num_inference_steps", 2, "--seed", 3, "--clap", save_tiny_clap(tmp_path_factory.mktemp("clap")))
     with monkeypatch.context() as patch:
         patch.setattr(sys, "argv", ["evaluate_lora.py", *map(str, argv)])
         with pytest.raises(SystemExit) as end:
@@ -177,6 +178,7 @@ def test_what_was_played_is_measured_and_stands_on_a_page(played):
     for label in ("base", "lora"):
         assert found[label]["frechet_latents"]["predictions"] == 4  # whole seconds of 60 and 71 frames
         assert found[label]["frechet_latents"]["references"] == 2 + 4 + 2 + 4 + 2 + 2
+        assert found[label]["frechet_clap"]["predictions"] == found[label]["frechet_clap"]["references"] == 4
         assert found[label]["tempo"]["pieces"] == 2
         assert 0 <= found[label]["training_similarity"]["share_above"] <= 1
     assert found["training songs"]["frechet_latents"]["frechet_distance"] < min(
