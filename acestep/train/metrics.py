@@ -96,6 +96,7 @@ def plot_loss(folder: Path) -> Path:
             markersize=4,
             label="held-out songs",
         )
+    if base:
         axes.axhline(base[-1], color="tab:green", linestyle="--", linewidth=1, label="held-out songs, without adapter")
     axes.set_xlabel("step")
     axes.set_ylabel("mean squared error of the velocity")

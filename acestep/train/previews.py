@@ -143,7 +143,7 @@ class Previews:
 
     @torch.no_grad()
     def _play(self, transformer: nn.Module, request: Request) -> torch.Tensor:
-        pipeline = _pipeline(self.vae, transformer, self.scheduler, self._condition(request))
+        pipeline = encoded_pipeline(self.vae, transformer, self.scheduler, self._condition(request))
         sampling, texts = request.sampling(self.is_turbo, str), request.texts()
         with self.autocast():
             latents = sample_latents(pipeline, request.seed, sampling, prompt="", audio_duration=texts.duration)
@@ -209,7 +209,7 @@ class EncodedCondition(nn.Module):
         return condition, torch.ones(condition.shape[:2], dtype=torch.bool, device=condition.device)
 
 
-def _pipeline(vae: nn.Module, transformer: nn.Module, scheduler: Any, condition: EncodedCondition) -> Any:
+def encoded_pipeline(vae: nn.Module, transformer: nn.Module, scheduler: Any, condition: EncodedCondition) -> Any:
     """The pipeline itself, without the encoders that it would call first."""
     from diffusers import AceStepPipeline
 

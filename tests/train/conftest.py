@@ -26,6 +26,9 @@ def train_here(encoded):
 
         arguments = ["--dataset", data.dataset, "--pretrained_model_name_or_path", data.model, "--output_dir", output]
         AcceleratorState._reset_state(True)  # one process, several runs
-        return train(parse_options(TrainOptions, "", [*map(str, [*arguments, "--cpu", *more])]))
+        try:
+            return train(parse_options(TrainOptions, "", [*map(str, [*arguments, "--cpu", *more])]))
+        finally:
+            AcceleratorState._reset_state(True)
 
     return run

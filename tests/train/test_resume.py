@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from acestep.errors import UserError
 from acestep.train.checkpoints import complete_checkpoints, damage, load_checkpoint, save_checkpoint
 from tests.conftest import ROOT
-from tests.train.encoded import make_dataset
+from tests.train.encoded import Encoded, make_dataset
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
 
@@ -72,7 +72,7 @@ def test_ctrl_c_saves_and_the_run_goes_on_bit_for_bit(encoded, undisturbed, tmp_
     assert_same_run(output, undisturbed)
 
 
-def test_a_damaged_checkpoint_is_named_and_passed_over(encoded, undisturbed, tmp_path):
+def test_a_damaged_checkpoint_is_named_and_passed_over(undisturbed, train_here, tmp_path, capsys):
     output = tmp_path / "out"
     shutil.copytree(undisturbed, output)
     (output / WEIGHTS).unlink()
@@ -80,33 +80,29 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(encoded, undisturbed, tmp
     content = bytearray(newest.read_bytes())
     content[-1] ^= 1
     newest.write_bytes(content)
-    refused = run(encoded, output, "--resume_from_checkpoint", output / "checkpoint-10")
-    assert refused.returncode == 2
-    assert "training_state.safetensors is not what was written" in refused.stderr
-    resumed = run(encoded, output, "--resume_from_checkpoint", "latest")
-    assert resumed.returncode == 0, resumed.stderr
-    assert "checkpoint-10 is damaged" in resumed.stdout
-    assert "step 5 of 12" in resumed.stdout
+    same = ("--rank", 4, "--gradient_accumulation_steps", 2, "--max_train_steps", 12, "--learning_rate", 1e-2)
+    with pytest.raises(UserError, match=r"training_state\.safetensors is not what was written"):
+        train_here(output, *same, "--resume_from_checkpoint", output / "checkpoint-10")
+    train_here(output, *same, "--resume_from_checkpoint", "latest")
+    printed = capsys.readouterr().out
+    assert "checkpoint-10 is damaged" in printed
+    assert "step 5 of 12" in printed
     assert_same_run(output, undisturbed)
 
 
-def test_what_must_match_is_compared_and_the_first_difference_named(encoded, undisturbed, tmp_path):
+def test_what_must_match_is_compared_and_the_first_difference_named(encoded, undisturbed, train_here, tmp_path):
     output = tmp_path / "out"
     shutil.copytree(undisturbed, output)
-    resume = ("--resume_from_checkpoint", output / "checkpoint-5")
-    refused = run(encoded, output, *resume, "--seed", 1)
-    assert refused.returncode == 2
-    assert "seed was 0 in the checkpoint and is 1 now" in refused.stderr
-    assert "--allow_resume_mismatch" in refused.stderr
+    same = ("--rank", 4, "--gradient_accumulation_steps", 2, "--max_train_steps", 12, "--learning_rate", 1e-2)
+    resume = (*same, "--resume_from_checkpoint", output / "checkpoint-5")
+    with pytest.raises(UserError, match=r"seed was 0 in the checkpoint and is 1 now.*--allow_resume_mismatch"):
+        train_here(output, *resume, "--seed", 1)
     other = make_dataset(tmp_path / "other", encoded.model, [60, 41, 75, 60, 50])
-    refused = run(encoded, output, *resume, "--dataset", other)
-    assert "dataset was" in refused.stderr
-    more = run(encoded, output, *resume, "--max_train_steps", 14)  # more steps than before are allowed
-    assert more.returncode == 0, more.stderr
+    with pytest.raises(UserError, match="dataset was"):
+        train_here(output, *resume, data=Encoded(encoded.model, other))
+    train_here(output, *resume, "--max_train_steps", 14)  # more steps than before are allowed
     assert [step for step, *_ in losses(output)] == list(range(1, 15))
-    insisted = run(encoded, output, *resume, "--seed", 1, "--allow_resume_mismatch")
-    assert insisted.returncode == 0, insisted.stderr
-    assert "seed was 0" in insisted.stdout
+    train_here(output, *resume, "--seed", 1, "--allow_resume_mismatch")
 
 
 EVERY_STATE = {

@@ -9,6 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from acestep.dataset.opening import open_dataset
+from acestep.errors import UserError
 from acestep.models.checkpoint import Checkpoint
 from acestep.train.adapter import add_adapter, save_lora
 from tests.train.encoded import CHANNELS, make_dataset, make_model
@@ -91,11 +92,17 @@ def test_another_model_is_refused_with_both_names(encoded, tmp_path, run_script)
         (("--lr_scheduler", "constant", "--lr_warmup_steps", 3), "constant_with_warmup"),
     ],
 )
-def test_what_cannot_be_trained_is_one_clear_line(encoded, tmp_path, run_script, more, message):
-    process = run_script("train_lora.py", *arguments(encoded, tmp_path / "out", *more), check=False)
+def test_what_cannot_be_trained_is_one_clear_line(train_here, tmp_path, more, message):
+    with pytest.raises(UserError) as error:
+        train_here(tmp_path / "out", *more)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_error_is_one_line_without_a_traceback(encoded, tmp_path, run_script):
+    process = run_script("train_lora.py", *arguments(encoded, tmp_path / "out", "--rank", 0), check=False)
     assert process.returncode == 2
-    assert message in process.stderr
-    assert "Traceback" not in process.stderr
+    assert process.stderr.strip() == "error: --rank is 0; expected at least 1."
 
 
 def broken_songs(folder, model, broken: set[int]):
