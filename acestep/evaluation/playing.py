@@ -18,7 +18,7 @@ from acestep.models.generation_files import write_audio
 from acestep.models.generation_requests import Sampling
 from acestep.players import Clip
 from acestep.train.previews import EncodedCondition
-from acestep.train.previews import encoded_pipeline as encoded_pipeline
+from acestep.train.previews import encoded_pipeline
 
 NOT_FINITE = "not finite"
 
@@ -93,7 +93,7 @@ class Player:
         kind = "caption" if row["text_prompt"] else "genre"  # as the loss is measured
         condition = self.rows.tensor(index, PROMPT_KINDS[kind]).to(self.model.device, self.model.dtype)
         encoded = EncodedCondition(condition, self.silence, self.null)
-        pipeline = encodedencoded_pipeline(self.vae, self.model.transformer, self.scheduler, encoded)
+        pipeline = encoded_pipeline(self.vae, self.model.transformer, self.scheduler, encoded)
         # half a frame less, which the pipeline rounds up to the song's frames whatever floats make of the seconds
         seconds = (row["frames"] - 0.5) / FRAMES_PER_SECOND
         with self.model.autocast():
