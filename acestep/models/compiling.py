@@ -19,8 +19,8 @@ def compile_layers(transformer: nn.Module, **options: Any) -> None:
     of one and of more, with lengths and without; training and evaluation. Embeddings and the last projection stay as
     they are: a small part of the work, whose patches would tie graphs to odd and even lengths.
 
-    On a CPU the code is compiled without vectors, correct and hardly faster: with them, PyTorch 2.11 computes wrong
-    gradients of these layers' input (seen with GCC 12 on AVX-512, off by a tenth).
+    On a CPU the code is compiled without vectors: with them, PyTorch 2.11 computed wrong gradients of the layers' input
+    where that was transposed in memory (off by a tenth, with GCC 12 on AVX-512; right where it was not).
 
     Args:
         transformer: an `AceStepTransformer1DModel`, wrapped or not.
