@@ -37,7 +37,8 @@ class StoredQuantized(nn.Linear):
         self.stored = False
 
     @property
-    def W_q(self) -> torch.Tensor:  # noqa: N802 - by this name PEFT (DoRA) knows that it has to ask `dequantize`
+    def W_q(self) -> torch.Tensor:
+        """The weight, by a name that tells PEFT (DoRA) to ask `dequantize` for the whole one."""
         return self.weight
 
     def store(self) -> None:
