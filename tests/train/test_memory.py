@@ -152,6 +152,43 @@ def _allocated(change, transformer) -> int:
     return sum(found.values())
 
 
+def test_a_layer_of_four_bits_takes_what_the_real_one_takes_while_it_computes():
+    """Of few tokens, where the whole weight in bf16 is most of it, made anew in either pass.
+
+    Not for int8: on a CPU, and only there, PyTorch casts whole weights to float32 in between.
+    """
+    from acestep.train import memory
+    from acestep.train.memory_quantized import put_stand_ins
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            block = torch.nn.Sequential(torch.nn.Linear(1024, 4096, bias=False, dtype=torch.bfloat16))
+            self.layers = torch.nn.ModuleList([block])
+
+    def forward(layer):
+        return layer(torch.ones(1, 40, 1024, dtype=torch.bfloat16, requires_grad=True))
+
+    def both(layer):
+        forward(layer).sum().backward()
+
+    model, stand_in = Model(), Model().to("meta")
+    quantize(model, "nf4", torch.bfloat16, torch.device("cpu"))
+    real = [_allocated_peak(lambda run=run: run(model.layers[0])) for run in (forward, both)]
+    with torch.device("meta"):
+        put_stand_ins(stand_in, "nf4", torch.bfloat16, cuda=False)
+    with memory._fake_tensors() as live:
+        memory._materialise(stand_in)
+        live.name_rest("weights")
+        found = []
+        for run in (forward, both):
+            live.reset_peak()
+            run(stand_in.layers[0])
+            found.append(live.peak["activations"])
+    assert min(real) > 1024 * 4096 * 2
+    assert found == pytest.approx(real, rel=0.1)
+
+
 def test_two_whole_steps_peak_where_the_estimate_says(model):
     """The estimate makes the states by a step with zero gradients; a whole first step changes nothing."""
     from acestep.train import memory
