@@ -17,8 +17,7 @@ from acestep.models.generation import NotFinite, decode_latents, normalised, sam
 from acestep.models.generation_files import write_audio
 from acestep.models.generation_requests import Sampling
 from acestep.players import Clip
-from acestep.train.previews import EncodedCondition
-from acestep.train.previews import encoded_pipeline
+from acestep.train.previews import EncodedCondition, encoded_pipeline
 
 NOT_FINITE = "not finite"
 

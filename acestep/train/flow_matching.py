@@ -72,7 +72,7 @@ def flow_matching_loss(
     if frames is None:
         return error.mean(dim=-1)
     valid = torch.arange(error.shape[1], device=error.device)[None] < frames[:, None]
-    return (error * valid).sum(dim=-1) / frames
+    return torch.where(valid, error, 0.0).sum(dim=-1) / frames  # whatever stands in the padding
 
 
 def loss_weight(timestep: torch.Tensor, weighting: str, gamma: float = 5.0) -> torch.Tensor:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ class Trainer:
         scaler: of a float16 run's loss.
         previews: makes music at some steps.
         on_saved: told the folder of each checkpoint, in the main process.
+        advice: what to change in a run that does not fit into memory.
     """
 
     def __init__(
@@ -71,11 +73,13 @@ class Trainer:
         scaler: torch.amp.GradScaler | None = None,
         previews: Any = None,
         on_saved: Callable[[Path], None] | None = None,
+        advice: Callable[[], str] | None = None,
     ):
         self.accelerator, self.transformer, self.optimizer = accelerator, transformer, optimizer
         self.rows, self.options, self.output_dir, self.identity = rows, options, output_dir, identity
         self.validation, self.start, self.scaler, self.previews = validation, start, scaler, previews
         self.on_saved = on_saved
+        self.advice = advice or partial(memory_advice, options)
         self.zero = Zero(transformer, accelerator) if is_zero(accelerator) else None
         self.layout = StepLayout(
             options.train_batch_size, options.gradient_accumulation_steps, accelerator.num_processes
@@ -161,7 +165,7 @@ class Trainer:
                     done.step, micro_batches, [stop.received > 0, self._is_late()]
                 )
             except RuntimeError as error:
-                raise_out_of_memory(error, memory_advice(self.options))
+                raise_out_of_memory(error, self.advice)
             record["epoch"] = round(record["step"] / self.steps_per_epoch, 4)
             done.count(record)
             if self.average is not None and record["finite"]:

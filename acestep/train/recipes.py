@@ -182,8 +182,19 @@ def look(dataset: str, gpus: int | None = None) -> Situation:
 
 
 def new_recipe(situation: Situation, rank: int, epochs: int, model: str, dataset: str, file: Path) -> tuple[str, str]:
-    """A commented recipe for a situation, and the command that starts it."""
-    options, reasons = advise(situation, rank)
+    """A commented recipe for a situation, and the command that starts it.
+
+    Raises:
+        UserError: when nothing fits into the GPU.
+    """
+    estimates: list[str] = []
+
+    def fit(options: TrainOptions, card: int) -> TrainOptions:
+        options, text = _fitting(options, card, situation, model, dataset)
+        estimates.append(text)
+        return options
+
+    options, reasons = advise(situation, rank, fit)
     options.num_train_epochs = epochs
     launch = launch_line(options, situation.processes, model, dataset, file)
     head = [
@@ -191,8 +202,33 @@ def new_recipe(situation: Situation, rank: int, epochs: int, model: str, dataset
         + ("" if situation.gpu_bytes is None else f" on a GPU of {situation.gpu_bytes / 2**30:.1f} GiB")
         + ".",
         *(f"  {line}" for line in launch.splitlines()),
+        *estimates,
     ]
     return recipe_text(options, head, reasons), launch
+
+
+def _fitting(
+    options: TrainOptions, card: int, situation: Situation, model: str, dataset: str
+) -> tuple[TrainOptions, str]:
+    """The first options that fit into a card, and what they are estimated to need."""
+    from acestep.dataset.opening import open_dataset
+    from acestep.train.memory import GIB
+    from acestep.train.memory_fit import fit
+    from acestep.train.memory_inputs import PRESETS, condition_lengths, read_transformer_config
+
+    rows, _ = open_dataset(dataset)
+    folder = Path(model).expanduser()
+    # the released sizes are known; nothing need be downloaded for a recipe
+    config = read_transformer_config(model) if folder.exists() else PRESETS["xl" if "xl" in model.lower() else "2b"][1]
+    frames = rows.column("frames")
+    found = fit(options, card, frames, condition_lengths(rows), config, processes=situation.processes)
+    what, fitting, estimated = found.tried[-1]
+    if not found.fits:
+        raise UserError(
+            f"--gpu_memory: nothing fits into {card / GIB:.1f} GiB; with all that helps ({what}) a step still needs "
+            f"{estimated.total / GIB:.1f} GiB. Use a larger GPU."
+        )
+    return fitting, f"Estimated memory: {estimated.total / GIB:.1f} GiB at a step's peak (scripts/estimate_memory.py)."
 
 
 def launch_line(options: TrainOptions, processes: int, model: str, dataset: str, file: Path) -> str:
@@ -222,16 +258,13 @@ def advised_epochs(songs: int) -> int:
 
 
 def advise(
-    situation: Situation, rank: int, fit: Callable[[TrainOptions, int], list[TrainOptions]] | None = None
+    situation: Situation, rank: int, fit: Callable[[TrainOptions, int], TrainOptions] | None = None
 ) -> tuple[TrainOptions, dict[str, str]]:
     """Options for a situation, and why they are so.
 
     Args:
         rank: of the adapter.
-        fit: makes options that fit into so many bytes, the first one best; None: the GPU's memory is not looked at.
-
-    Raises:
-        UserError: when nothing fits.
+        fit: changes options until they fit into so many bytes; None: the GPU's memory is not looked at.
     """
     options = parse_options(
         TrainOptions,
@@ -263,9 +296,7 @@ def advise(
         choose("group_by_length", True, "no GPU waits for another's longer song")
     if fit is not None:
         fitting = fit(options, situation.gpu_bytes)
-        if not fitting:
-            raise UserError(f"nothing fits into {situation.gpu_bytes / 2**30:.1f} GiB; use a larger GPU.")
         for one in fields(TrainOptions):
-            if getattr(fitting[0], one.name) != getattr(options, one.name):
-                choose(one.name, getattr(fitting[0], one.name), "so that it fits into this card")
+            if getattr(fitting, one.name) != getattr(options, one.name):
+                choose(one.name, getattr(fitting, one.name), "so that it fits into this card")
     return options, reasons

@@ -24,6 +24,7 @@ from acestep.train.adapter import WEIGHTS_NAME, describe_adapter
 from acestep.train.batches import crop_frames_of, trained_lengths
 from acestep.train.checkpoints import check_same_run, complete_checkpoints, load_checkpoint
 from acestep.train.loop import AVERAGE, Trainer
+from acestep.train.memory_report import beside_card, card_memory, run_estimate
 from acestep.train.metrics import METRICS_NAME, PICTURE_NAME, check_trackers, plot_loss, without_nan
 from acestep.train.options import PRECISIONS, TrainOptions
 from acestep.train.previews import clear_previews
@@ -84,6 +85,10 @@ def train(
     if saved is None and accelerator.is_main_process:
         _begin_anew(output_dir)
     began = time.monotonic()
+    card = card_memory(accelerator.device)
+    if card is not None and accelerator.is_main_process:
+        processes = 1 if is_sharded(accelerator) else accelerator.num_processes
+        print(beside_card(run_estimate(options, rows, checkpoint, precision, processes=processes), *card))
     trainer = make_trainer(
         options, accelerator, precision, checkpoint, rows, validation, crop_frames, saved, preview_requests, on_saved
     )

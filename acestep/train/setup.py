@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from acestep.dataset.rows import EncodedRows
+from acestep.errors import UserError
 from acestep.models.attention import install_attention
 from acestep.models.checkpoint import Checkpoint
 from acestep.models.compiling import compile_layers
@@ -28,7 +29,7 @@ from acestep.train.options import TrainOptions
 from acestep.train.previews import Previews
 from acestep.train.starts import PissaStart, eva_start, set_eva_start
 from acestep.train.step import VelocityLoss
-from acestep.train.stepping import make_scaler
+from acestep.train.stepping import make_scaler, memory_advice
 from acestep.train.targets import Patterns, expand_target_modules, read_patterns, targeted
 from acestep.train.zero import configure_zero, is_zero
 
@@ -116,6 +117,7 @@ def make_trainer(
         scaler=make_scaler(precision, accelerator.device),
         previews=previews,
         on_saved=on_saved,
+        advice=partial(_advice, options, rows, checkpoint, precision, accelerator),
     )
 
 
@@ -138,6 +140,19 @@ def make_velocity_loss(
         dropout_seed=options.seed if options.lora_dropout else None,
         autocast=autocast,
     )
+
+
+def _advice(options: TrainOptions, rows: EncodedRows, checkpoint: Checkpoint, precision: str, accelerator: Any) -> str:
+    """What each change would save on a GPU, which takes a minute to find out; elsewhere what could be changed."""
+    if accelerator.device.type != "cuda":
+        return memory_advice(options)
+    from acestep.train.memory_report import advice
+
+    torch.cuda.empty_cache()
+    try:
+        return advice(options, rows, checkpoint, precision, processes=accelerator.num_processes)
+    except UserError:  # what cannot be estimated
+        return memory_advice(options)
 
 
 def autocast(device: torch.device, precision: str) -> Callable[[], AbstractContextManager]:

@@ -1,7 +1,7 @@
 """One step of the optimizer: the same sum of gradients however its samples are laid out."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -184,8 +184,8 @@ def memory_advice(options: TrainOptions) -> str:
     return "What would need less, the cheapest first:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-def raise_out_of_memory(error: RuntimeError, advice: str) -> None:
+def raise_out_of_memory(error: RuntimeError, advice: Callable[[], str]) -> None:
     """Turn a device's lack of memory into a UserError with `advice`; other errors go on."""
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-        raise UserError(f"out of memory: {str(error).splitlines()[0].strip()}\n{advice}") from None
+        raise UserError(f"out of memory: {str(error).splitlines()[0].strip()}\n{advice()}") from None
     raise error

@@ -1,6 +1,7 @@
 """Recipes written for songs and a GPU, and those that are shipped."""
 
 import importlib.util
+import re
 import shlex
 
 import pytest
@@ -40,10 +41,12 @@ def read(file) -> TrainOptions:
 def test_a_new_recipe_is_understood_and_says_why_and_how_to_start(encoded, run_script, tmp_path):
     file = tmp_path / "my.yaml"
     new = ["new_recipe.py", "--dataset", encoded.dataset, "--output", file, "--gpu_memory", "24GB", "--yes"]
+    new += ["--model", encoded.model]
     printed = run_script(*new).stdout
     options = read(file)
     assert (options.num_train_epochs, options.mixed_precision, options.gradient_checkpointing) == (800, "bf16", True)
     assert "num_train_epochs: 800 # for 3 songs" in file.read_text()
+    assert re.search(r"Estimated memory: 0\.\d GiB", file.read_text())  # of the tiny model
     launch = printed.split("start it with:")[1]
     words = shlex.split(launch.replace("\\\n", " "))
     assert words[words.index("--config") + 1] == str(file)
@@ -79,6 +82,15 @@ def test_advice_depends_on_songs_and_cards():
     assert "multi_gpu.yaml --num_processes 2" in recipes.launch_line(
         recipes.advise(situation(**lengths), 32)[0], 2, "m", "d", ROOT / "r.yaml"
     )
+
+
+def test_a_small_card_gets_what_fits_and_a_tiny_one_an_error(encoded, tmp_path):
+    made = situation(songs=3, rows=3, seconds=[2.4, 1.6, 3.0], gpu_bytes=2**30)
+    model, data, file = str(encoded.model), str(encoded.dataset), tmp_path / "r.yaml"
+    text, _ = recipes.new_recipe(made, 16, 100, model, data, file)
+    assert "quantization" not in text  # nothing is given up where it fits
+    with pytest.raises(UserError, match=r"nothing fits into 0\.0 GiB; with all that helps \(.*--quantization nf4"):
+        recipes.new_recipe(made.on(2**16), 16, 100, model, data, file)
 
 
 def test_shipped_recipes_are_listed_shown_and_copied(run_script, tmp_path):

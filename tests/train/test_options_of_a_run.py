@@ -52,7 +52,9 @@ def test_rules_that_are_none_are_named():
 
 
 def test_what_does_not_fit_says_what_to_change_and_leaves_other_errors_alone():
-    advice = memory_advice(options("--train_batch_size", "2"))
+    def advice() -> str:
+        return memory_advice(options("--train_batch_size", "2"))
+
     with pytest.raises(RuntimeError) as error:
         torch.empty(2**58, dtype=torch.uint8)  # a quarter of an exabyte
     with pytest.raises(UserError, match=r"out of memory: (?s:.*)--gradient_checkpointing(?s:.*)--train_batch_size 1"):
