@@ -10,15 +10,12 @@
 --export writes down what a finished run was made with, without what belongs to its machine.
 """
 
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from acestep.errors import UserError, run_script
 from acestep.options import option, parse_options
-
-UNITS = {"": 1, "GB": 10**9, "GIB": 2**30, "MB": 10**6, "MIB": 2**20}
 
 
 @dataclass
@@ -37,12 +34,15 @@ class NewRecipeOptions:
 
 
 def parse_memory(text: str) -> int:
-    """Bytes of "12GB", "8 GiB" or a plain number."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
-    if not match or match.group(2).upper() not in UNITS:
-        raise UserError(f"--gpu_memory {text}: expected a size such as 12GB or 11.5GiB.")
-    unit = match.group(2).upper()
-    return int(float(match.group(1)) * (UNITS[unit] if unit else (10**9 if float(match.group(1)) < 1000 else 1)))
+    """Bytes of "12GB" or "11.5GiB"; GB and GiB are one here, as cards are sold; "0" is no GPU."""
+    from acestep.train.memory_fit import parse_size
+
+    if text.strip() == "0":
+        return 0
+    try:
+        return parse_size(text)
+    except UserError:
+        raise UserError(f"--gpu_memory {text}: expected a size such as 12GB or 11.5GiB, or 0.") from None
 
 
 def ask(question: str, default: str, quiet: bool) -> str:

@@ -191,6 +191,11 @@ class TrainOptions:
                 raise UserError(
                     f"--loraplus_lr_ratio: --adapter {self.adapter} has no B matrices, as lora and dora do."
                 )
+        if self.adapter in ("lokr", "loha") and self.quantization == "nf4":
+            raise UserError(
+                f"--adapter {self.adapter} --quantization nf4: PEFT (0.21) cannot put it on layers of 4 bits. Use "
+                "--quantization int8, or --adapter lora."
+            )
         if self.adapter == "oft":
             if self.rank_pattern_file:
                 raise UserError("--rank_pattern_file: PEFT has no patterns for --adapter oft.")

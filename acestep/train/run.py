@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from acestep.dataset.rows import EncodedRows
 from acestep.dataset.schema import FRAMES_PER_SECOND, ModelRecord
 from acestep.errors import UserError
 from acestep.models.checkpoint import Checkpoint
@@ -85,10 +86,8 @@ def train(
     if saved is None and accelerator.is_main_process:
         _begin_anew(output_dir)
     began = time.monotonic()
-    card = card_memory(accelerator.device)
-    if card is not None and accelerator.is_main_process:
-        processes = 1 if is_sharded(accelerator) else accelerator.num_processes
-        print(beside_card(run_estimate(options, rows, checkpoint, precision, processes=processes), *card))
+    if accelerator.is_main_process:
+        _say_memory(options, accelerator, rows, checkpoint, precision)
     trainer = make_trainer(
         options, accelerator, precision, checkpoint, rows, validation, crop_frames, saved, preview_requests, on_saved
     )
@@ -165,6 +164,20 @@ def _conclude(trainer: Trainer, checkpoint: Checkpoint, record: ModelRecord, beg
     if accelerator.is_main_process:
         _finish(output_dir, path, summary)
     return summary
+
+
+def _say_memory(
+    options: TrainOptions, accelerator: Any, rows: EncodedRows, checkpoint: Checkpoint, precision: str
+) -> None:
+    """What the run will need beside what the GPU has; on a CPU nothing."""
+    card = card_memory(accelerator.device)
+    if card is None:
+        return
+    processes = 1 if is_sharded(accelerator) else accelerator.num_processes
+    try:
+        print(beside_card(run_estimate(options, rows, checkpoint, precision, processes=processes), *card))
+    except Exception as error:  # a forecast must not stop the run
+        print(f"warning: the memory that the run will need could not be estimated ({type(error).__name__}).")
 
 
 def _dataset_source(options: TrainOptions) -> dict[str, str | None]:

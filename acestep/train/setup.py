@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from acestep.dataset.rows import EncodedRows
-from acestep.errors import UserError
 from acestep.models.attention import install_attention
 from acestep.models.checkpoint import Checkpoint
 from acestep.models.compiling import compile_layers
@@ -151,7 +150,7 @@ def _advice(options: TrainOptions, rows: EncodedRows, checkpoint: Checkpoint, pr
     torch.cuda.empty_cache()
     try:
         return advice(options, rows, checkpoint, precision, processes=accelerator.num_processes)
-    except UserError:  # what cannot be estimated
+    except Exception:  # an estimate that fails must not hide what is wrong
         return memory_advice(options)
 
 
